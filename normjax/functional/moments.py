@@ -1,0 +1,228 @@
+"""Count, mean and sum of squared deviations of a batch, on one device or over many."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Inexact
+
+AxisName = Any  # a named axis of pmap, shard_map or vmap, or a tuple of them
+AxisIndexGroups = Sequence[Sequence[int]] | None
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of squared deviations of a set of values, per feature."""
+
+    # values seen; 0 where all were masked out. The name hides tuple.count, which nobody misses here.
+    count: Float[Array, "*features"]  # type: ignore[assignment]
+    mean: Inexact[Array, "*features"]  # 0 where the count is 0
+    m2: Float[Array, "*features"]  # sum of |x - mean|**2; the variance is m2 / count
+
+    @property
+    def variance(self) -> Float[Array, "*features"]:
+        """Biased variance, m2 / count; 0 where the count is 0."""
+        return self.m2 / jnp.maximum(self.count, 1)
+
+    @property
+    def unbiased_variance(self) -> Float[Array, "*features"]:
+        """Unbiased variance, m2 / (count - 1); 0 where the count is below 2."""
+        return self.m2 / jnp.maximum(self.count - 1, 1)
+
+
+def moments(
+    x: Inexact[Array, "..."],
+    axes: Sequence[int],
+    *,
+    mask: Bool[Array, "..."] | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: AxisIndexGroups = None,
+    use_fast_variance: bool = True,
+) -> Moments:
+    r"""Count, mean and sum of squared deviations over ``axes``, of all devices together.
+
+    .. math:: n = \sum_i 1, \qquad \mu = \frac1n \sum_i x_i, \qquad M = \sum_i |x_i - \mu|^2.
+
+    One pass over the data shifts by the mean :math:`K` of the first slice and corrects at the end,
+    :math:`M = \sum |x_i - K|^2 - |\sum (x_i - K)|^2 / n`. With :math:`s` slices,
+    :math:`|\mu - K|^2 \le (s - 1)\, M / n`, so at most a factor of :math:`s` is lost to
+    cancellation, however far the data lie from zero. Devices exchange their moments in one
+    collective and merge them weighted by count.
+
+    Args:
+      x: values, any floating or complex type; statistics are at least float32.
+      axes: the axes to reduce.
+      mask: broadcastable to ``x``, True where a value counts. Masked-out values may be NaN:
+        they reach neither the result nor a gradient.
+      axis_name: the mapped axis (or axes) whose devices share their moments.
+      axis_index_groups: groups of equal size within ``axis_name`` that share instead of all.
+      use_fast_variance: one shifted pass (True), or two passes. With a mask always two.
+
+    Returns:
+      Moments with one entry a feature (the axes not reduced), equal on all devices of a group.
+
+    Raises:
+      ValueError: an axis is out of range or named twice, or ``mask`` does not broadcast to ``x``.
+
+    Example:
+      >>> m = moments(jnp.array([[1.0], [3.0], [8.0]]), (0,), mask=jnp.array([[True], [True], [False]]))
+      >>> print(m.count, m.mean, m.variance)
+      [2.] [2.] [1.]
+
+    References:
+      Chan, Golub, LeVeque, `Algorithms for computing the sample variance: analysis and
+      recommendations <https://doi.org/10.1080/00031305.1983.10483115>`_, 1983.
+    """
+    axes = canonical_axes(x.ndim, axes)
+    mask = expand_mask(mask, x)
+    x = x.astype(statistics_dtype(x.dtype))
+    local = _masked_moments(x, axes, mask) if mask is not None else _full_moments(x, axes, use_fast_variance)
+    if axis_name is None:
+        return local
+    return _merge_devices(local, axis_name, axis_index_groups, counts_differ=mask is not None)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    r"""Moments of the union of two disjoint sets.
+
+    With :math:`\delta = \mu_b - \mu_a` and :math:`n = n_a + n_b`,
+
+    .. math:: \mu = \mu_a + \delta\, n_b / n, \qquad M = M_a + M_b + |\delta|^2 n_a n_b / n.
+
+    Args:
+      a: moments of the first set, one entry a feature.
+      b: moments of the second set, same features.
+
+    Returns:
+      The moments of both together; an empty side leaves the other unchanged.
+
+    Example:
+      >>> x = jnp.arange(10.0).reshape(5, 2)
+      >>> both = merge(moments(x[:3], (0,)), moments(x[3:], (0,)))
+      >>> bool(jnp.allclose(both.m2, moments(x, (0,)).m2))
+      True
+
+    References:
+      Chan, Golub, LeVeque, `Updating formulae and a pairwise algorithm for computing sample
+      variances <http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf>`_, 1979.
+    """
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1)
+    delta = b.mean - a.mean
+    return Moments(count, a.mean + delta * share, a.m2 + b.m2 + abs_squared(delta) * a.count * share)
+
+
+def empty_moments(shape: Sequence[int], dtype: Any = jnp.float32) -> Moments:
+    """Moments of no values, the neutral element of ``merge``.
+
+    Args:
+      shape: one entry a feature.
+      dtype: type of the mean; count and m2 have the real type that goes with it.
+
+    Returns:
+      Moments of zeros.
+
+    Example:
+      >>> print(empty_moments((2,)).count)
+      [0. 0.]
+    """
+    real = jnp.finfo(dtype).dtype
+    return Moments(jnp.zeros(shape, real), jnp.zeros(shape, dtype), jnp.zeros(shape, real))
+
+
+def canonical_axes(ndim: int, axes: int | Sequence[int]) -> tuple[int, ...]:
+    """The axes as a sorted tuple of non-negative numbers; ValueError where one is out of range or double."""
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    if any(not -ndim <= axis < ndim for axis in axes):
+        raise ValueError(f"axes={axes} out of range for an array of {ndim} dimensions; use {-ndim} to {ndim - 1}.")
+    positive = tuple(sorted(axis % ndim for axis in axes))
+    if len(set(positive)) != len(positive):
+        raise ValueError(f"axes={axes} names an axis twice; name each axis once.")
+    return positive
+
+
+def statistics_dtype(dtype: Any) -> Any:
+    """The type statistics are computed in: float32, or the input's own where that is wider or complex."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def abs_squared(x: Inexact[Array, "..."]) -> Float[Array, "..."]:
+    """|x|**2, real for complex input."""
+    if jnp.iscomplexobj(x):
+        return lax.square(jnp.real(x)) + lax.square(jnp.imag(x))
+    return lax.square(x)
+
+
+def expand_mask(mask: Any, x: Array) -> Array | None:
+    """The mask with as many dimensions as ``x``; ValueError where it does not broadcast to it."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask, bool)
+    try:
+        fits = jnp.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask of shape {mask.shape} does not broadcast to the input's shape {x.shape}.")
+    return mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
+
+
+def _full_moments(x: Array, axes: tuple[int, ...], use_fast_variance: bool) -> Moments:
+    shape, real = _feature_shape(x, axes), jnp.finfo(x.dtype).dtype
+    size = math.prod(x.shape[axis] for axis in axes)
+    if size == 0:
+        return empty_moments(shape, x.dtype)
+    # The shift is the mean of the first slice, or of everything. No gradient: the result does not depend on it.
+    sample = lax.slice_in_dim(x, 0, 1, axis=axes[0]) if use_fast_variance and axes else x
+    shift = lax.stop_gradient(sample.mean(axes, keepdims=True))
+    shifted = x - shift
+    total = shifted.sum(axes)
+    mean = shift.reshape(shape) + total / size
+    m2 = jnp.maximum(abs_squared(shifted).sum(axes) - abs_squared(total) / size, 0)
+    return Moments(jnp.full(shape, size, real), mean, m2)
+
+
+def _masked_moments(x: Array, axes: tuple[int, ...], mask: Array) -> Moments:
+    shape, real = _feature_shape(x, axes), jnp.finfo(x.dtype).dtype
+    over = partial(jnp.sum, axis=axes, keepdims=True)
+    count = over(jnp.broadcast_to(mask, x.shape), dtype=real)
+    divisor = jnp.maximum(count, 1)
+    shift = lax.stop_gradient(over(jnp.where(mask, x, 0)) / divisor)
+    shifted = jnp.where(mask, x - shift, 0)
+    total = over(shifted)
+    mean = shift + total / divisor
+    m2 = jnp.maximum(over(abs_squared(shifted)) - abs_squared(total) / divisor, 0)
+    return Moments(count.reshape(shape), mean.reshape(shape), m2.reshape(shape))
+
+
+def _merge_devices(local: Moments, axis_name: AxisName, groups: AxisIndexGroups, *, counts_differ: bool) -> Moments:
+    # A gather keeps each device's own mean; a sum of unshifted squares would lose the variance at large means.
+    sent = local if counts_differ else (local.mean, local.m2)
+    gathered = _gather(jnp.stack([part.astype(local.mean.dtype) for part in sent]), axis_name, groups)
+    mean, m2 = gathered[:, -2], jnp.real(gathered[:, -1])
+    counts = jnp.real(gathered[:, 0]) if counts_differ else jnp.broadcast_to(local.count[None], m2.shape)
+    count = counts.sum(0)
+    # Empty devices have mean 0 and weight 0, so the centre is that of the others.
+    pooled = (counts / jnp.maximum(count, 1)[None] * mean).sum(0)
+    deviation = mean - pooled[None]
+    return Moments(count, pooled, (m2 + counts * abs_squared(deviation)).sum(0))
+
+
+def _gather(x: Array, axis_name: AxisName, groups: AxisIndexGroups) -> Array:
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    # shard_map with check_vma=True wants to be told that the result is the same on all devices.
+    tracked = groups is None and all(name in _varying_axes(x) for name in names)
+    return lax.all_gather(x, axis_name, axis_index_groups=groups, to="invarying" if tracked else "varying")
+
+
+def _varying_axes(x: Array) -> frozenset:
+    # The attribute has moved between releases of JAX.
+    kind = jax.typeof(x)
+    return kind.vma if hasattr(kind, "vma") else kind.mat.varying
+
+
+def _feature_shape(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for axis, size in enumerate(x.shape) if axis not in axes)

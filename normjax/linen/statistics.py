@@ -1,0 +1,52 @@
+"""The statistics collections that the Linen layers share: ``batch_stats`` and ``batch_moments``."""
+
+from collections.abc import Collection
+
+from flax import linen as nn
+
+from normjax.functional.moments import Moments, empty_moments, merge
+
+BATCH_STATS = "batch_stats"
+BATCH_MOMENTS = "batch_moments"
+
+
+def pool_batch_moments(module: nn.Module, batch: Moments) -> Moments:
+    """Adds the moments of this batch to those of the earlier ones in ``batch_moments``.
+
+    Only where the caller names ``batch_moments`` as mutable, and never at ``init``. Pass the
+    collection back in to pool several batches, as gradient accumulation does.
+
+    Args:
+      module: the layer whose variable is kept.
+      batch: the moments of this call, of all devices.
+
+    Returns:
+      All moments so far, or ``batch`` where the collection was not asked for.
+    """
+    if not collects_moments(module):
+        return batch
+    pooled = module.variable(
+        BATCH_MOMENTS, "moments", lambda: empty_moments(batch.mean.shape, batch.mean.dtype)
+    )
+    pooled.value = merge(Moments(*pooled.value), batch)
+    return pooled.value
+
+
+def collects_moments(module: nn.Module) -> bool:
+    """Whether the caller named ``batch_moments`` as mutable; ``mutable=True`` names nothing."""
+    mutable = module.scope.mutable if module.scope is not None else False
+    named = mutable == BATCH_MOMENTS if isinstance(mutable, str) else (
+        isinstance(mutable, Collection) and BATCH_MOMENTS in mutable
+    )
+    return named and not module.is_initializing()
+
+
+def updates_running_statistics(module: nn.Module) -> bool:
+    """Whether this call moves ``batch_stats``.
+
+    A caller that asks for ``batch_moments`` alone leaves the running statistics as they are; any
+    other training call moves them, and Flax raises where the collection is not mutable.
+    """
+    if module.is_initializing():
+        return False
+    return module.is_mutable_collection(BATCH_STATS) or not collects_moments(module)
