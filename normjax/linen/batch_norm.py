@@ -103,9 +103,7 @@ class BatchNorm(nn.Module):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             x = x.astype(dtype)
         if use_running_average:
-            return normalize(
-                x, mean.value, var.value, scale, bias, axis=self.axis, epsilon=self.epsilon, dtype=dtype
-            )
+            return normalize(x, mean.value, var.value, scale, bias, axis=self.axis, epsilon=self.epsilon, dtype=dtype)
         y, batch = batch_norm(
             x,
             scale,

@@ -25,9 +25,7 @@ def pool_batch_moments(module: nn.Module, batch: Moments) -> Moments:
     """
     if not collects_moments(module):
         return batch
-    pooled = module.variable(
-        BATCH_MOMENTS, "moments", lambda: empty_moments(batch.mean.shape, batch.mean.dtype)
-    )
+    pooled = module.variable(BATCH_MOMENTS, "moments", lambda: empty_moments(batch.mean.shape, batch.mean.dtype))
     pooled.value = merge(Moments(*pooled.value), batch)
     return pooled.value
 
@@ -35,8 +33,10 @@ def pool_batch_moments(module: nn.Module, batch: Moments) -> Moments:
 def collects_moments(module: nn.Module) -> bool:
     """Whether the caller named ``batch_moments`` as mutable; ``mutable=True`` names nothing."""
     mutable = module.scope.mutable if module.scope is not None else False
-    named = mutable == BATCH_MOMENTS if isinstance(mutable, str) else (
-        isinstance(mutable, Collection) and BATCH_MOMENTS in mutable
+    named = (
+        mutable == BATCH_MOMENTS
+        if isinstance(mutable, str)
+        else (isinstance(mutable, Collection) and BATCH_MOMENTS in mutable)
     )
     return named and not module.is_initializing()
 
