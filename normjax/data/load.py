@@ -1,0 +1,177 @@
+"""From a config to the training, validation and test examples of a run."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from normjax.data.digits import load_digits
+from normjax.data.folder import load_folder
+from normjax.data.source import DatasetInfo, MemorySource, Source, Subset
+from normjax.data.splits import random_split, stratified_split
+from normjax.data.tfds import load_tfds
+from normjax.data.transforms import (
+    Transform,
+    identity,
+    random_resized_crop,
+    resize_and_centre_crop,
+    shift_and_flip,
+    then,
+)
+from normjax.errors import UserError
+
+
+class DataOptions(Protocol):
+    """The fields of ``DataConfig`` that loading needs."""
+
+    name: str
+    train_split: str
+    test_split: str
+    validation: float
+    image_size: int | None
+    augmentation: str
+    padding: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    cache_mib: int
+
+
+class Dataset(NamedTuple):
+    """The three parts of a data set and how their images are prepared."""
+
+    train: Source
+    validation: Source | None
+    test: Source
+    augment: Transform
+    prepare: Transform  # for evaluation and prediction
+    info: DatasetInfo
+
+
+def load_source(name: str, split: str, *, seed: int, data_dir: Path | None) -> Source:
+    """One split of a data set, by name.
+
+    Raises:
+      UserError: the data set or the split is not there; the message says how to get it.
+    """
+    if name in ("digits", "folder"):
+        if split not in ("train", "test"):
+            raise UserError(f"{name} has no split {split!r}; use train or test.")
+        if name == "digits":
+            return load_digits(split, seed)
+        if data_dir is None:
+            raise UserError("data.name='folder' needs --data-dir, the folder that holds a folder for each class.")
+        return load_folder(data_dir, split, seed)
+    return load_tfds(name, split, data_dir)
+
+
+def load_dataset(options: DataOptions, *, seed: int, data_dir: Path | None, test_only: bool = False) -> Dataset:
+    """All that a run needs of its data; splits that fit in memory are decoded once.
+
+    Args:
+      options: the ``data`` section of a config.
+      seed: decides the splits.
+      data_dir: where data sets lie.
+      test_only: do not decode the training split (``mean`` and ``std`` must be given).
+
+    Raises:
+      UserError: data are missing or do not fit the options.
+    """
+    whole = load_source(options.name, options.train_split, seed=seed, data_dir=data_dir)
+    test = load_source(options.name, options.test_split, seed=seed, data_dir=data_dir)
+    if test.classes != whole.classes:
+        raise UserError(f"{test.name} has other classes than {whole.name}: {test.classes} and {whole.classes}.")
+    prepare, augment, shape = _transforms(options, whole)
+    if not test_only:
+        whole = _in_memory(whole, prepare, shape, options)
+    test = _in_memory(test, prepare, shape, options)
+    train, validation = _split(whole, options.validation, seed)
+    mean, std = _channel_statistics(options, train, prepare, shape[-1])
+    info = DatasetInfo(
+        name=options.name,
+        classes=whole.classes,
+        image_shape=shape,
+        mean=mean,
+        std=std,
+        train_examples=len(train),
+        validation_examples=len(validation) if validation is not None else 0,
+        test_examples=len(test),
+    )
+    return Dataset(train, validation, test, augment, prepare, info)
+
+
+def _transforms(options: DataOptions, source: Source) -> tuple[Transform, Transform, tuple[int, int, int]]:
+    size = options.image_size
+    if source.image_shape is None and size is None:
+        raise UserError(f"the images of {source.name} differ in size; set data.image_size, for example 32 or 224.")
+    channels = source.image_shape[-1] if source.image_shape else 3
+    shape = (size, size, channels) if size else source.image_shape
+    assert shape is not None
+    fixed = source.image_shape == shape
+    prepare = identity() if fixed else resize_and_centre_crop(shape[0])
+    match options.augmentation:
+        case "none":
+            return prepare, prepare, shape
+        case "random_resized_crop":
+            return prepare, random_resized_crop(shape[0]), shape
+        case "shift" | "crop_flip":
+            moved = shift_and_flip(options.padding, flip=options.augmentation == "crop_flip")
+            return prepare, moved if fixed else then(prepare, moved), shape
+    raise UserError(f"data.augmentation={options.augmentation!r} is not known.")
+
+
+def _in_memory(source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataOptions) -> Source:
+    """The source decoded into one array where that fits and changes nothing but the speed."""
+    random_size = source.image_shape is None and options.augmentation == "random_resized_crop"
+    fits = len(source) * math.prod(shape) <= options.cache_mib * 2**20
+    if source.in_memory or random_size or not fits:
+        return source
+
+    def decode(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = source.read(indices)
+        return prepare.apply(images, np.empty((len(labels), 0))), labels
+
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(decode, np.array_split(np.arange(len(source)), max(1, len(source) // 512))))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return MemorySource(source.name, source.classes, images, labels)
+
+
+def _split(source: Source, share: float, seed: int) -> tuple[Source, Source | None]:
+    if share == 0:
+        return source, None
+    if source.labels is None:
+        first, second = random_split(len(source), share, seed)
+    else:
+        first, second = stratified_split(source.labels, share, seed)
+    if not len(second):
+        raise UserError(
+            f"data.validation={share:g} leaves no validation example of {len(source)}; use 0 or a larger share."
+        )
+    return Subset(source, first), Subset(source, second)
+
+
+def _channel_statistics(
+    options: DataOptions, train: Source, prepare: Transform, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    for name, value in (("mean", options.mean), ("std", options.std)):
+        if value is not None and len(value) != channels:
+            raise UserError(f"data.{name} has {len(value)} values for {channels} channels; give {channels}.")
+    if options.mean is not None and options.std is not None:
+        return options.mean, options.std
+    # Ten thousand images, evenly spaced, settle both to three digits.
+    chosen = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for part in np.array_split(chosen, max(1, len(chosen) // 500)):
+        images, labels = train.read(part)
+        pixels = prepare.apply(images, np.empty((len(labels), 0))).reshape(-1, channels).astype(np.float64) / 255
+        total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    if not (std > 0).all():
+        raise UserError(f"{train.name}: a channel is constant, so it cannot be scaled; set data.mean and data.std.")
+    return (
+        options.mean or tuple(round(float(value), 4) for value in mean),
+        options.std or tuple(round(float(value), 4) for value in std),
+    )

@@ -1,0 +1,95 @@
+"""What every data set is to the rest: random access to images and labels by index."""
+
+import abc
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from normjax.errors import UserError
+
+Images = np.ndarray | list[np.ndarray]  # one array (n, H, W, C), or a list where sizes differ; uint8
+
+
+class Source(abc.ABC):
+    """One split of a data set."""
+
+    name: str  # for messages: data set and split
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int] | None  # height, width, channels; None where sizes differ
+    labels: np.ndarray | None = None  # int32, where they are known without reading the images
+    in_memory: bool = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abc.abstractmethod
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[Images, np.ndarray]:
+        """Images (uint8, channels last) and labels (int32) of the examples, in the order asked for."""
+
+
+class DatasetInfo(BaseModel):
+    """What a run must remember of its data to evaluate and predict later: its ``dataset.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]  # of each channel, pixels in [0, 1]
+    std: tuple[float, ...]
+    train_examples: int
+    validation_examples: int
+    test_examples: int
+
+
+class MemorySource(Source):
+    """Images and labels held as arrays."""
+
+    in_memory = True
+    labels: np.ndarray
+
+    def __init__(self, name: str, classes: Sequence[str], images: np.ndarray, labels: np.ndarray):
+        self.name, self.classes = name, tuple(classes)
+        self.images, self.labels = images, check_labels(labels, len(self.classes), name)
+        height, width, channels = images.shape[1:]
+        self.image_shape = (height, width, channels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[Images, np.ndarray]:
+        return self.images[indices], self.labels[indices]
+
+
+class Subset(Source):
+    """Some examples of a source, renumbered from 0."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.source, self.indices = source, np.asarray(indices)
+        self.name, self.classes, self.image_shape = source.name, source.classes, source.image_shape
+        self.labels = None if source.labels is None else source.labels[self.indices]
+        self.in_memory = source.in_memory
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[Images, np.ndarray]:
+        return self.source.read(self.indices[indices])
+
+
+def check_labels(labels: np.ndarray, classes: int, name: str) -> np.ndarray:
+    """The labels as int32.
+
+    Raises:
+      UserError: a label is not in [0, classes); the first such record is named.
+    """
+    labels = np.asarray(labels)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise UserError(
+            f"{name}: label {labels[wrong[0]]} of record {wrong[0]} does not fit {classes} classes; "
+            f"use 0 to {classes - 1}."
+        )
+    return labels.astype(np.int32)
