@@ -1,0 +1,53 @@
+"""Networks that take their norm as a factory, by name."""
+
+from typing import Any
+
+from flax import linen as nn
+
+from normjax.models.common import NormFactory
+from normjax.models.convnet import ConvNet
+from normjax.models.mlp import MLP
+from normjax.models.resnet import BottleneckResNet, CifarResNet
+
+__all__ = ["MLP", "BottleneckResNet", "CifarResNet", "ConvNet", "build_model"]
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    norm: NormFactory,
+    widths: tuple[int, ...] | None = None,
+    dense: tuple[int, ...] | None = None,
+    dtype: Any = "float32",
+) -> nn.Module:
+    """The network ``name``.
+
+    Args:
+      name: ``mlp``, ``convnet``, ``resnet20``, ``resnet56`` or ``resnet50``.
+      num_classes: outputs.
+      norm: factory of the norm, as ``normjax.make_norm`` gives it.
+      widths: channels of each stage (units of each layer for ``mlp``); None is the published form.
+      dense: hidden dense layers of ``convnet``; None is the network's own.
+      dtype: type of the computation.
+
+    Raises:
+      ValueError: the name is not known, or the widths do not suit the network.
+    """
+    options: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "dtype": dtype}
+    if widths is not None:
+        options["widths"] = tuple(widths)
+    match name:
+        case "mlp":
+            return MLP(**options)
+        case "convnet":
+            return ConvNet(**options) if dense is None else ConvNet(dense=tuple(dense), **options)
+        case "resnet20" | "resnet56":
+            if widths is not None and list(widths) != sorted(widths):
+                raise ValueError(f"widths={tuple(widths)} must not decrease: {name} pads its shortcuts with zeros.")
+            return CifarResNet(blocks={"resnet20": 3, "resnet56": 9}[name], **options)
+        case "resnet50":
+            if widths is not None and len(widths) != 4:
+                raise ValueError(f"widths={tuple(widths)} has {len(widths)} stages; resnet50 has 4.")
+            return BottleneckResNet(**options)
+    raise ValueError(f"model {name!r} is not known; use mlp, convnet, resnet20, resnet56 or resnet50.")

@@ -1,0 +1,22 @@
+"""What the networks share."""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+from flax.linen import initializers
+
+NormFactory = Callable[..., nn.Module]
+
+# He et al. (2015): keeps the variance of the gradient through convolutions followed by relu.
+he_normal_out = initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def mask_like(mask: jax.Array | None, x: jax.Array) -> jax.Array | None:
+    """A mask of examples, (batch,), with as many dimensions as ``x``."""
+    return None if mask is None else mask.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def normalized(norm: nn.Module, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Applies a layer made by a norm factory to activations of masked examples."""
+    return norm(x, mask=mask_like(mask, x))

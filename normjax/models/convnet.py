@@ -1,0 +1,50 @@
+"""A plain convolutional network in the manner of VGG, with a norm before each activation."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normjax.models.common import NormFactory, he_normal_out, normalized
+
+
+class ConvNet(nn.Module):
+    """Stages of two 3x3 convolutions and a 2x2 max-pooling, then hidden dense layers.
+
+    Attributes:
+      num_classes: outputs.
+      norm: factory of the norm, as ``normjax.make_norm`` gives it.
+      widths: channels of each stage.
+      dense: units of each hidden dense layer.
+      dtype: type of the computation; parameters and logits are float32.
+
+    References:
+      Simonyan, Zisserman, `Very Deep Convolutional Networks for Large-Scale Image Recognition
+      <https://arxiv.org/abs/1409.1556>`_, 2015.
+    """
+
+    num_classes: int
+    norm: NormFactory
+    widths: tuple[int, ...] = (64, 128, 256)
+    dense: tuple[int, ...] = (256, 256)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Logits (batch, num_classes) of images (batch, height, width, channels)."""
+        norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
+        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
+        x = x.astype(self.dtype)
+        for stage, width in enumerate(self.widths):
+            for i in range(2):
+                x = conv(width, name=f"conv{stage}_{i}")(x)
+                x = nn.relu(normalized(norm(name=f"norm{stage}_{i}"), x, mask))
+            if min(x.shape[1:3]) >= 2:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.dense):
+            x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
+            x = nn.relu(normalized(norm(name=f"dense_norm{i}"), x, mask))
+        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
