@@ -1,0 +1,202 @@
+"""The validated description of a training run, the same for files, command line and app."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from normjax.errors import UserError
+
+
+class Section(BaseModel):
+    """Frozen, without unknown fields, checked in its defaults too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which examples, and what is done to them."""
+
+    name: str = Field("digits", min_length=1, description="digits, folder (of class folders), or a TFDS data set")
+    train_split: str = Field("train", description="split to train on")
+    test_split: str = Field("test", description="split that is read once, at the end")
+    validation: float = Field(0.1, ge=0, le=0.5, description="share of the training split kept to choose a checkpoint")
+    image_size: int | None = Field(None, ge=1, le=4096, description="side of the images (default: their own)")
+    augmentation: Literal["none", "shift", "crop_flip", "random_resized_crop"] = Field(
+        "shift", description="what is done to training images"
+    )
+    padding: int = Field(1, ge=0, le=64, description="pixels of shift and crop_flip")
+    mean: tuple[float, ...] | None = Field(None, description="mean of each channel in [0, 1] (default: measured)")
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="standard deviation of each channel in [0, 1] (default: measured)"
+    )
+    cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: Literal["mlp", "convnet", "resnet20", "resnet56", "resnet50"] = Field("convnet", description="architecture")
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        (16, 32, 64), description="channels of each stage, or units of each layer of the MLP (default: the published)"
+    )
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = Field((64,), description="hidden dense layers of the convnet")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the computation")
+    num_classes: int | None = Field(None, ge=2, description="outputs (default: the classes of the data set)")
+
+
+class NormConfig(Section):
+    """The normalization layer, as make_norm takes it."""
+
+    name: Literal["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"] = Field(
+        "batch_norm", description="normalization layer"
+    )
+    options: dict[str, int | float | bool | str] = Field(
+        {"momentum": 0.9}, description="fields of the layer, as pairs: momentum 0.9 epsilon 1e-5"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "NormConfig":
+        from normjax.linen.factory import make_norm
+
+        make_norm(self.name, **self.options)
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimizer."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
+    learning_rate: float = Field(0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, b1 of adamw")
+    nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
+    b2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adamw)")
+    weight_decay: float = Field(5e-4, ge=0, description="on kernels only: norm parameters and biases are spared")
+
+
+class ScheduleConfig(Section):
+    """The course of the learning rate."""
+
+    name: Literal["constant", "cosine", "step", "one_cycle"] = Field("cosine", description="after the warm-up")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up (one_cycle has its own)")
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.5, 0.75), description="shares of the training at which step lowers the rate"
+    )
+    factor: float = Field(0.1, gt=0, le=1, description="what step multiplies the rate by")
+    peak: float = Field(0.3, gt=0, lt=1, description="share of the training at which one_cycle peaks")
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("milestones must ascend")
+        return value
+
+
+class RunConfig(Section):
+    """How the run is carried out; all of it may change when a run is resumed."""
+
+    parallel: Literal["pmap", "shard_map"] = Field("pmap", description="how the step is spread over the devices")
+    eval_batch_size: int = Field(512, ge=1, description="examples of an evaluation batch, all devices together")
+    log_every: int = Field(20, ge=1, description="steps between two lines of training metrics")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints besides one an epoch")
+    keep: int = Field(2, ge=1, description="latest checkpoints kept, besides the best")
+    threads: int = Field(2, ge=1, le=256, description="threads that read and augment")
+
+
+class TrainConfig(Section):
+    """A training run: the digits network where nothing is said."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="decides split, order, augmentation and initial weights")
+    epochs: float = Field(30.0, gt=0, description="passes over the training set")
+    batch_size: int = Field(64, ge=1, description="examples of a step, all devices together")
+    micro_batches: int = Field(1, ge=1, description="parts of a step whose gradients are accumulated")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are evaluated")
+    max_skipped_steps: int = Field(10, ge=1, description="non-finite steps in a row after which the run ends")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    norm: NormConfig = NormConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> "TrainConfig":
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"micro_batches={self.micro_batches} does not divide batch_size={self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "TrainConfig":
+        if self.schedule.name != "one_cycle" and self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs:g}"
+            )
+        return self
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Reads a config from a Python file that defines ``config``, or from a run's ``config.json``.
+
+    Raises:
+      UserError: the file is missing or does not hold a valid config.
+    """
+    if not path.is_file():
+        raise UserError(f"config {path} is not a file; configs/ holds those that come with the project.")
+    if path.suffix == ".json":
+        try:
+            return parse_config(json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"config {path} is not JSON: {error}") from error
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except ValidationError as error:
+        raise UserError(f"config {path}: {describe_validation_error(error)}") from error
+    except Exception as error:
+        raise UserError(f"config {path} could not be run: {type(error).__name__}: {error}") from error
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"config {path} does not define `config = TrainConfig(...)`.")
+    return config
+
+
+def parse_config(data: Any) -> TrainConfig:
+    """A config from plain data.
+
+    Raises:
+      UserError: a field is unknown or out of range; the message names it, its value and what is allowed.
+    """
+    try:
+        return TrainConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error)) from error
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for the first thing wrong: name, value, what is allowed."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return (
+        f"{name}={first['input']!r}: {reason}"
+        if name and not first["type"].startswith("value_error")
+        else (f"{name}: {reason}" if name else reason)
+    )
+
+
+def frozen_differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What differs between two configs in fields that a resumed run cannot change, as ``name: old -> new``."""
+
+    def flat(config: TrainConfig) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for name, value in config.model_dump(mode="json", exclude={"run"}).items():
+            if isinstance(value, dict):
+                entries.update({f"{name}.{inner}": inner_value for inner, inner_value in value.items()})
+            else:
+                entries[name] = value
+        return entries
+
+    before, after = flat(old), flat(new)
+    return [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
