@@ -3,12 +3,13 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from normjax.data.digits import load_digits
 from normjax.data.folder import load_folder
+from normjax.data.options import DataConfig
 from normjax.data.source import DatasetInfo, MemorySource, Source, Subset
 from normjax.data.splits import random_split, stratified_split
 from normjax.data.tfds import load_tfds
@@ -21,21 +22,6 @@ from normjax.data.transforms import (
     then,
 )
 from normjax.errors import UserError
-
-
-class DataOptions(Protocol):
-    """The fields of ``DataConfig`` that loading needs."""
-
-    name: str
-    train_split: str
-    test_split: str
-    validation: float
-    image_size: int | None
-    augmentation: str
-    padding: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    cache_mib: int
 
 
 class Dataset(NamedTuple):
@@ -66,7 +52,7 @@ def load_source(name: str, split: str, *, seed: int, data_dir: Path | None) -> S
     return load_tfds(name, split, data_dir)
 
 
-def load_dataset(options: DataOptions, *, seed: int, data_dir: Path | None, test_only: bool = False) -> Dataset:
+def load_dataset(options: DataConfig, *, seed: int, data_dir: Path | None, test_only: bool = False) -> Dataset:
     """All that a run needs of its data; splits that fit in memory are decoded once.
 
     Args:
@@ -101,7 +87,7 @@ def load_dataset(options: DataOptions, *, seed: int, data_dir: Path | None, test
     return Dataset(train, validation, test, augment, prepare, info)
 
 
-def _transforms(options: DataOptions, source: Source) -> tuple[Transform, Transform, tuple[int, int, int]]:
+def _transforms(options: DataConfig, source: Source) -> tuple[Transform, Transform, tuple[int, int, int]]:
     size = options.image_size
     if source.image_shape is None and size is None:
         raise UserError(f"the images of {source.name} differ in size; set data.image_size, for example 32 or 224.")
@@ -110,18 +96,15 @@ def _transforms(options: DataOptions, source: Source) -> tuple[Transform, Transf
     assert shape is not None
     fixed = source.image_shape == shape
     prepare = identity() if fixed else resize_and_centre_crop(shape[0])
-    match options.augmentation:
-        case "none":
-            return prepare, prepare, shape
-        case "random_resized_crop":
-            return prepare, random_resized_crop(shape[0]), shape
-        case "shift" | "crop_flip":
-            moved = shift_and_flip(options.padding, flip=options.augmentation == "crop_flip")
-            return prepare, moved if fixed else then(prepare, moved), shape
-    raise UserError(f"data.augmentation={options.augmentation!r} is not known.")
+    if options.augmentation == "none":
+        return prepare, prepare, shape
+    if options.augmentation == "random_resized_crop":
+        return prepare, random_resized_crop(shape[0]), shape
+    moved = shift_and_flip(options.padding, flip=options.augmentation == "crop_flip")
+    return prepare, moved if fixed else then(prepare, moved), shape
 
 
-def _in_memory(source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataOptions) -> Source:
+def _in_memory(source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataConfig) -> Source:
     """The source decoded into one array where that fits and changes nothing but the speed."""
     random_size = source.image_shape is None and options.augmentation == "random_resized_crop"
     fits = len(source) * math.prod(shape) <= options.cache_mib * 2**20
@@ -153,7 +136,7 @@ def _split(source: Source, share: float, seed: int) -> tuple[Source, Source | No
 
 
 def _channel_statistics(
-    options: DataOptions, train: Source, prepare: Transform, channels: int
+    options: DataConfig, train: Source, prepare: Transform, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for name, value in (("mean", options.mean), ("std", options.std)):
         if value is not None and len(value) != channels:

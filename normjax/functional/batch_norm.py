@@ -61,8 +61,8 @@ def batch_norm(
       The normalised activations, shape of ``x``, and the moments they were normalised by.
 
     Raises:
-      ValueError: ``axis`` is out of range, ``mask`` does not broadcast to ``x``, or ``scale`` or
-        ``bias`` has another shape than the features.
+      ValueError: ``axis`` is out of range, ``mask`` does not broadcast to ``x``, ``scale`` or ``bias``
+        has another shape than the features, or ``epsilon`` is negative.
 
     Example:
       >>> y, stats = batch_norm(jnp.array([[1.0], [3.0]]), epsilon=0.0)
@@ -75,6 +75,8 @@ def batch_norm(
     """
     features = canonical_axes(x.ndim, axis)
     _check_affine(x, features, scale=scale, bias=bias)
+    if epsilon < 0:
+        raise ValueError(f"epsilon={epsilon} is negative; use 0 or more.")
     axes = tuple(i for i in range(x.ndim) if i not in features)
     groups = None if axis_index_groups is None else tuple(tuple(int(i) for i in group) for group in axis_index_groups)
     form = _Form(axes, float(epsilon), axis_name, groups, use_fast_variance, jnp.dtype(dtype or x.dtype))

@@ -39,7 +39,7 @@ def make_norm(name: str, **options: Any) -> NormFactory:
     if name not in NORMS:
         raise ValueError(f"norm {name!r} is not known; use one of {', '.join(sorted(NORMS))}.")
     layer = NORMS[name]
-    known = {field.name for field in dataclasses.fields(layer)} - {"parent", "name"}
+    known = _options(layer)
     if unknown := sorted(set(options) - known):
         raise ValueError(f"norm {name!r} has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}.")
     ignored = _ABOUT_THE_BATCH if issubclass(layer, PerExample) else ()
@@ -48,6 +48,15 @@ def make_norm(name: str, **options: Any) -> NormFactory:
         return layer(**{**options, **{key: value for key, value in fields.items() if key not in ignored}})
 
     return factory
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether the layer ``name`` has a field ``option``."""
+    return name in NORMS and option in _options(NORMS[name])
+
+
+def _options(layer: type[nn.Module]) -> set[str]:
+    return {field.name for field in dataclasses.fields(layer)} - {"parent", "name"}
 
 
 class PerExample:

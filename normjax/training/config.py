@@ -2,11 +2,13 @@
 
 import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from normjax.data.options import DataConfig
 from normjax.errors import UserError
 
 
@@ -16,35 +18,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class DataConfig(Section):
-    """Which examples, and what is done to them."""
-
-    name: str = Field("digits", min_length=1, description="digits, folder (of class folders), or a TFDS data set")
-    train_split: str = Field("train", description="split to train on")
-    test_split: str = Field("test", description="split that is read once, at the end")
-    validation: float = Field(0.1, ge=0, le=0.5, description="share of the training split kept to choose a checkpoint")
-    image_size: int | None = Field(None, ge=1, le=4096, description="side of the images (default: their own)")
-    augmentation: Literal["none", "shift", "crop_flip", "random_resized_crop"] = Field(
-        "shift", description="what is done to training images"
-    )
-    padding: int = Field(1, ge=0, le=64, description="pixels of shift and crop_flip")
-    mean: tuple[float, ...] | None = Field(None, description="mean of each channel in [0, 1] (default: measured)")
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="standard deviation of each channel in [0, 1] (default: measured)"
-    )
-    cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")
-
-
 class ModelConfig(Section):
     """The network."""
 
     name: Literal["mlp", "convnet", "resnet20", "resnet56", "resnet50"] = Field("convnet", description="architecture")
     widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        (16, 32, 64), description="channels of each stage, or units of each layer of the MLP (default: the published)"
+        (16, 32, 64), description="channels of each stage, or units of each layer of the mlp; None: as published"
     )
     dense: tuple[Annotated[int, Field(ge=1)], ...] = Field((64,), description="hidden dense layers of the convnet")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the computation")
-    num_classes: int | None = Field(None, ge=2, description="outputs (default: the classes of the data set)")
+    num_classes: int | None = Field(None, ge=2, description="outputs; None: the classes of the data set")
 
 
 class NormConfig(Section):
@@ -53,16 +36,24 @@ class NormConfig(Section):
     name: Literal["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"] = Field(
         "batch_norm", description="normalization layer"
     )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="share of the old value in running statistics, for layers that keep them"
+    )
     options: dict[str, int | float | bool | str] = Field(
-        {"momentum": 0.9}, description="fields of the layer, as pairs: momentum 0.9 epsilon 1e-5"
+        {}, description="further fields of the layer, as pairs: epsilon 1e-3 use_scale False"
     )
 
     @model_validator(mode="after")
     def _options_fit(self) -> "NormConfig":
-        from normjax.linen.factory import make_norm
-
-        make_norm(self.name, **self.options)
+        self.factory()
         return self
+
+    def factory(self) -> Callable[..., Any]:
+        """What makes the layers; ValueError where the layer has no such option."""
+        from normjax.linen.factory import has_option, make_norm
+
+        momentum = {"momentum": self.momentum} if has_option(self.name, "momentum") else {}
+        return make_norm(self.name, **{**momentum, **self.options})
 
 
 class OptimizerConfig(Section):
@@ -101,7 +92,7 @@ class RunConfig(Section):
     parallel: Literal["pmap", "shard_map"] = Field("pmap", description="how the step is spread over the devices")
     eval_batch_size: int = Field(512, ge=1, description="examples of an evaluation batch, all devices together")
     log_every: int = Field(20, ge=1, description="steps between two lines of training metrics")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints besides one an epoch")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints, besides one an epoch")
     keep: int = Field(2, ge=1, description="latest checkpoints kept, besides the best")
     threads: int = Field(2, ge=1, le=256, description="threads that read and augment")
 
@@ -114,7 +105,9 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1, description="examples of a step, all devices together")
     micro_batches: int = Field(1, ge=1, description="parts of a step whose gradients are accumulated")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are evaluated")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="decay of the averaged weights that are then evaluated; None: no average"
+    )
     max_skipped_steps: int = Field(10, ge=1, description="non-finite steps in a row after which the run ends")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -1,0 +1,203 @@
+"""The command ``normjax``: a few lines over the library for each subcommand."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from normjax.errors import UserError
+from normjax.training.config import TrainConfig, describe_validation_error, load_config
+
+# What tyro makes of a validation error in a section of the config.
+_INVALID_FIELD = re.compile(
+    r"Error parsing \S*options\.(?P<section>\S+): \d+ validation errors? for \w+ "
+    r"(?:(?P<field>[\w.]+) (?=Input|Value))?(?P<reason>.*?) \[type=\w+, input_value=(?P<value>.*?), input_type="
+)
+_RUN = Annotated[Path, tyro.conf.Positional]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with 2 and one line on a user's error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of each checkpoint that has no validation
+    try:
+        _parse(arguments)()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("normjax: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
+    """The subcommand ``train``, whose options start from a config."""
+
+    def train(
+        options: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
+        config: Path | None = None,
+        workdir: Path | None = None,
+        data_dir: Path | None = None,
+    ) -> Callable[[], None]:
+        """Train a network; without options a small convolutional network on handwritten digits.
+
+        Args:
+            options: what the options below change.
+            config: a file of configs/, or the config.json of a run, to start from
+            workdir: directory of the run; that of an earlier run resumes it; None: a new one in runs/
+            data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        """
+
+        def run() -> None:
+            from rich.console import Console
+
+            from normjax.training.loop import train as train_run
+            from normjax.training.report import print_summary
+
+            console = Console()
+            path = workdir or _new_workdir(config.stem if config else "digits")
+            summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console)
+            print_summary(summary, path, console)
+
+        return run
+
+    return train
+
+
+def evaluate(
+    run: _RUN,
+    split: Literal["test", "validation", "train"] = "test",
+    checkpoint: str = "best",
+    data_dir: Path | None = None,
+    json: bool = False,
+) -> Callable[[], None]:
+    """Evaluate a trained network on every example of a split.
+
+    Args:
+        run: directory of the run
+        split: which examples
+        checkpoint: best (by validation), last, or the number of a step
+        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        json: print one JSON object instead of a table
+    """
+
+    def command() -> None:
+        from normjax.training.evaluate import evaluate_run
+        from normjax.training.report import print_evaluation
+
+        result = evaluate_run(run, split=split, checkpoint=checkpoint, data_dir=_data_dir(data_dir))
+        _print_json(result) if json else print_evaluation(result)
+
+    return command
+
+
+def predict(
+    run: _RUN,
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    top: int = 5,
+    checkpoint: str = "best",
+    json: bool = False,
+) -> Callable[[], None]:
+    """Name the most probable classes of pictures.
+
+    Args:
+        run: directory of the run
+        images: picture files
+        top: how many classes of each
+        checkpoint: best (by validation), last, or the number of a step
+        json: print one JSON array instead of a table
+    """
+
+    def command() -> None:
+        if not images:
+            raise UserError("predict needs one picture or more.")
+        if top < 1:
+            raise UserError(f"top={top}: use 1 or more.")
+        from normjax.training.predict import predict_run
+        from normjax.training.report import print_predictions
+
+        result = predict_run(run, images, top=top, checkpoint=checkpoint)
+        _print_json(result) if json else print_predictions(result)
+
+    return command
+
+
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    """The chosen subcommand with its options; tyro's many-line complaints become one line."""
+    default = _start_config(arguments) if arguments[:1] == ["train"] else TrainConfig()
+    commands: dict[str, Callable[..., Any]] = {
+        "train": train_command(default),
+        "evaluate": evaluate,
+        "predict": predict,
+    }
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                commands, prog="normjax", description="Normalization of deep networks in JAX.", args=arguments
+            )
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error)) from error
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from stop
+
+
+def _start_config(arguments: list[str]) -> TrainConfig:
+    """The config that ``--config`` names, read before the options that change it."""
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--config":
+            if not value and i + 1 == len(arguments):
+                raise UserError("--config needs a file.")
+            return load_config(Path(value or arguments[i + 1]))
+    return TrainConfig()
+
+
+def _one_line(box: str) -> str:
+    """What a box of tyro says before its first rule, without its frame, and the options it suggests."""
+    rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rules = [i for i, row in enumerate(rows) if row and not row.strip("─")]
+    message = " ".join(rows[: rules[0] if rules else None])
+    if invalid := _INVALID_FIELD.search(message):
+        reason = invalid["reason"].removeprefix("Value error, ")
+        if invalid["field"] is None:
+            return f"{invalid['section']}: {reason}"
+        return f"{invalid['section']}.{invalid['field']}={invalid['value']}: {reason}"
+    _, _, hint = " ".join(rows).partition("Perhaps you meant:")
+    suggested = list(dict.fromkeys(word for word in hint.split() if word.startswith("--") and word != "--help"))
+    return f"{message}; perhaps you meant {' or '.join(suggested)}?" if suggested else message
+
+
+def _new_workdir(name: str) -> Path:
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    path, count = stem, 1
+    while path.exists():
+        count += 1
+        path = stem.with_name(f"{stem.name}-{count}")
+    return path
+
+
+def _data_dir(given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    return Path(os.environ["TFDS_DATA_DIR"]) if os.environ.get("TFDS_DATA_DIR") else None
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data))
+
+
+def _fail(message: str) -> None:
+    print(f"normjax: error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,26 @@
+"""What a config says about the data."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DataConfig(BaseModel):
+    """Which examples, and what is done to them: the ``data`` section of a config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    name: str = Field("digits", min_length=1, description="digits, folder (of class folders), or a TFDS data set")
+    train_split: str = Field("train", description="split to train on")
+    test_split: str = Field("test", description="split that is read once, at the end")
+    validation: float = Field(0.1, ge=0, le=0.5, description="share of the training split kept to choose a checkpoint")
+    image_size: int | None = Field(None, ge=1, le=4096, description="side of the images; None: their own")
+    augmentation: Literal["none", "shift", "crop_flip", "random_resized_crop"] = Field(
+        "shift", description="what is done to training images"
+    )
+    padding: int = Field(1, ge=0, le=64, description="pixels of shift and crop_flip")
+    mean: tuple[float, ...] | None = Field(None, description="mean of each channel in [0, 1]; None: measured")
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="standard deviation of each channel in [0, 1]; None: measured"
+    )
+    cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")

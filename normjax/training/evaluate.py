@@ -1,0 +1,130 @@
+"""Loss, accuracy and predictions of a network over all examples of a source."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normjax.data import evaluation_batches, load_dataset
+from normjax.data.source import Source
+from normjax.data.transforms import Transform
+from normjax.errors import UserError
+from normjax.training.checkpoint import Checkpoints
+from normjax.training.run_directory import RunDirectory
+from normjax.training.session import Session, build_session
+
+
+class Scores(NamedTuple):
+    """How a network does on a set of examples, each counted exactly once."""
+
+    loss: float
+    accuracy: float
+    top5: float
+    examples: int
+    confusion: np.ndarray  # counts, rows true and columns predicted
+
+    def figures(self) -> dict[str, float | int]:
+        """All but the confusion matrix."""
+        return {"loss": self.loss, "accuracy": self.accuracy, "top5": self.top5, "examples": self.examples}
+
+
+def score(session: Session, eval_step: Any, state: Any, source: Source, prepare: Transform) -> Scores:
+    """Evaluates every example of a source exactly once.
+
+    Args:
+      session: of the run.
+      eval_step: the mapped evaluation step.
+      state: the replicated state.
+      source: the examples.
+      prepare: what is done to their images.
+    """
+    classes = session.config.model.num_classes or len(session.info.classes)
+    confusion = np.zeros((classes, classes), np.int64)
+    totals = np.zeros(4)
+    batches = evaluation_batches(
+        source, prepare, batch_size=session.eval_batch_size, threads=session.config.run.threads
+    )
+    for batch in batches:
+        sums, logits = eval_step(state, session.parallel.shard(batch))
+        predicted = session.parallel.gather(logits).argmax(-1)
+        totals += np.array([float(value) for value in session.parallel.fetch(sums)])
+        valid = batch["mask"]
+        np.add.at(confusion, (batch["label"][valid], predicted[valid]), 1)
+    loss, correct, top5, examples = totals.tolist()
+    known = len(session.info.classes)
+    return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion[:known])
+
+
+def map_eval_step(session: Session) -> Any:
+    """The evaluation step on all devices."""
+    return session.parallel.map(session.eval_step, ("replicated", "sharded"))
+
+
+def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int]:
+    """A finished or running run, ready to evaluate.
+
+    Args:
+      path: the run directory.
+      checkpoint: ``best`` (the last where no validation chose one), ``last``, or a step.
+
+    Returns:
+      The session, the state as numpy arrays, the step of the checkpoint.
+
+    Raises:
+      UserError: there is no run, or no such checkpoint.
+    """
+    run = RunDirectory(path)
+    session = build_session(run.read_config(), run.read_dataset())
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{path} has no checkpoint yet.")
+    checkpoints = Checkpoints(run.checkpoints)
+    try:
+        step = _choose(checkpoints, checkpoint, path)
+        state, _ = checkpoints.restore(step, session.initial_state())
+    finally:
+        checkpoints.close()
+    return session, state, step
+
+
+def evaluate_run(path: Path, *, split: str, checkpoint: str, data_dir: Path | None) -> dict[str, Any]:
+    """Evaluates a run on one of its splits.
+
+    Args:
+      path: the run directory.
+      split: ``train``, ``validation`` or ``test``.
+      checkpoint: ``best``, ``last`` or a step.
+      data_dir: where data sets lie.
+
+    Returns:
+      Run, split, step, loss, accuracy, top5 and number of examples.
+
+    Raises:
+      UserError: the run, the checkpoint, the split or the data are not there.
+    """
+    session, state, step = restore_run(path, checkpoint)
+    config, info = session.config, session.info
+    # As the run saw its pixels, whatever is measured today.
+    options = config.data.model_copy(update={"mean": info.mean, "std": info.std})
+    dataset = load_dataset(options, seed=config.seed, data_dir=data_dir, test_only=split == "test")
+    source = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
+    if source is None:
+        raise UserError(f"{path} has no validation split (data.validation=0); use train or test.")
+    if dataset.info.classes != info.classes:
+        raise UserError(f"{path} was trained on other classes than {dataset.info.name} has here.")
+    scores = score(session, map_eval_step(session), session.parallel.replicate(state), source, dataset.prepare)
+    if not math.isfinite(scores.loss):
+        raise UserError(f"checkpoint {step} of {path} gives a loss that is not finite.")
+    return {"run": str(path), "split": split, "step": step, **scores.figures()}
+
+
+def _choose(checkpoints: Checkpoints, wanted: str, path: Path) -> int:
+    if checkpoints.latest is None:
+        raise UserError(f"{path} has no checkpoint yet.")
+    if wanted == "best":
+        return checkpoints.best or checkpoints.latest
+    if wanted == "last":
+        return checkpoints.latest
+    if not wanted.isdigit():
+        raise UserError(f"checkpoint={wanted!r} is not known; use best, last or one of {checkpoints.steps}.")
+    return int(wanted)

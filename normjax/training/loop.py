@@ -1,0 +1,259 @@
+"""The training loop: from a config to a run directory with a trained network."""
+
+import math
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from normjax.data import Dataset, load_dataset, training_batches
+from normjax.errors import UserError
+from normjax.training.checkpoint import Checkpoints
+from normjax.training.clock import Clock
+from normjax.training.config import TrainConfig
+from normjax.training.evaluate import Scores, map_eval_step, score
+from normjax.training.metrics import MetricsLog, read_metrics
+from normjax.training.plots import plot_confusion, plot_curves
+from normjax.training.progress import Progress
+from normjax.training.run_directory import RunDirectory, write_json
+from normjax.training.session import Session, build_session
+from normjax.training.step import StepMetrics
+
+_IN_FLIGHT = 2  # steps handed to the devices before the loop waits for one
+
+
+def train(config: TrainConfig, workdir: Path, *, data_dir: Path | None = None, console: Console | None = None) -> dict:
+    """Trains a network, or goes on with a run where it stopped.
+
+    1. The run directory is taken, and its config checked.
+    2. The data are loaded, network and steps built.
+    3. The latest checkpoint is restored, if there is one.
+    4. Each epoch ends with a validation and a checkpoint; the test set is read once, at the end, by the best.
+
+    Args:
+      config: what to do.
+      workdir: the run directory; that of an earlier run resumes it.
+      data_dir: where data sets lie.
+      console: where progress is shown.
+
+    Returns:
+      The summary, as in ``summary.json``.
+
+    Raises:
+      UserError: bad options, missing data, a busy or unwritable directory, too many non-finite steps.
+    """
+    console = console or Console(quiet=True)
+    run = RunDirectory(workdir)
+    run.acquire()
+    try:
+        return _Run(run, config, data_dir, console).carry_out()
+    finally:
+        run.release()
+
+
+class _Run:
+    """One process's part in a run, from opening the directory to the summary."""
+
+    def __init__(self, run: RunDirectory, config: TrainConfig, data_dir: Path | None, console: Console):
+        self.run, self.config, self.console = run, config, console
+        self.clock = Clock()
+        run.check_config(config)
+        with self.clock("data"), console.status(f"reading {config.data.name} …"):
+            self.dataset: Dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir)
+        run.check_dataset(self.dataset.info)
+        self.session: Session = build_session(config, self.dataset.info)
+        self.parallel = self.session.parallel
+        with self.clock("compile"):
+            self.initial = self.session.initial_state()
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
+        run.record(config, self.dataset.info)
+        self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)
+        self.pending: list[StepMetrics] = []
+        self.skipped = 0
+
+    def carry_out(self) -> dict[str, Any]:
+        """Trains what is left to train, tests, and writes the summary."""
+        state, start = self.initial, self.checkpoints.latest or 0
+        if start:
+            with self.clock("checkpoint"):
+                state, meta = self.checkpoints.restore(start, state)
+            self.clock.add(meta["seconds"])
+            self.skipped = meta["skipped"]
+        self._announce(start)
+        self.log = MetricsLog(self.run, start)
+        try:
+            replicated = self._train(self.parallel.replicate(state), start)
+            scores, tested = self._test(replicated)
+        finally:
+            self.log.close()
+            self.checkpoints.close()
+        return self._summarize(scores, tested)
+
+    def _train(self, state: Any, start: int) -> Any:
+        total = self.session.total_steps
+        if start == total:
+            return state
+        batches = self._batches(start, total)
+        with self.clock("compile"), self.console.status("compiling …"):
+            first = next(batches)
+            step_function = self.parallel.map(self.session.train_step, ("replicated", "replicated"), donate=True)
+            step_function = step_function.lower(state, first).compile()
+            self.eval_step = map_eval_step(self.session)
+        every = self.config.run.checkpoint_every
+        with self.clock("training"), Progress(self.console, total, start, self.config.batch_size) as progress:
+            batch: Any = first
+            for step in range(start + 1, total + 1):
+                state, metrics = step_function(state, batch)
+                self.pending.append(metrics)
+                if len(self.pending) > _IN_FLIGHT:
+                    self.pending[-1 - _IN_FLIGHT].loss.block_until_ready()
+                if step < total:
+                    batch = next(batches)
+                ends_epoch, due = self.session.ends_epoch(step), every is not None and step % every == 0
+                if ends_epoch or due or step % self.config.run.log_every == 0:
+                    line = self._flush(step)
+                    progress.advance(step, line)
+                if ends_epoch or due:
+                    accuracy = self._validate(state, step, progress) if ends_epoch else None
+                    self._save(state, step, accuracy)
+        with self.clock("checkpoint"):
+            self.checkpoints.wait()
+        return state
+
+    def _batches(self, start: int, stop: int) -> Iterator[Any]:
+        """Batches on the devices, the next one on its way while a step runs."""
+        source = training_batches(
+            self.dataset.train,
+            self.dataset.augment,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start=start,
+            stop=stop,
+            threads=self.config.run.threads,
+        )
+        return map(self.parallel.shard, source)
+
+    def _flush(self, step: int) -> dict[str, Any]:
+        """Writes the metrics of the steps since the last line; ends the run where too many were not finite."""
+        steps = [self.parallel.fetch(metrics)._asdict() for metrics in self.pending]
+        self.pending = []
+        good = [m for m in steps if m["skipped_in_row"] == 0]
+        examples = sum(float(m["examples"]) for m in good)
+        self.skipped += len(steps) - len(good)
+
+        def mean(name: str, weight: str | None = None) -> float | None:
+            if not good:
+                return None
+            return sum(float(m[name] * m[weight] if weight else m[name]) for m in good) / (
+                examples if weight else len(good)
+            )
+
+        line = self.log.write(
+            step,
+            self.session.epoch_of(step),
+            "train",
+            loss=mean("loss", "examples"),
+            accuracy=sum(float(m["correct"]) for m in good) / examples if good else None,
+            learning_rate=float(steps[-1]["learning_rate"]),
+            gradient_norm=mean("gradient_norm"),
+            skipped=len(steps) - len(good),
+        )
+        limit = self.config.max_skipped_steps
+        for number, metrics in enumerate(steps, step - len(steps) + 1):
+            if metrics["skipped_in_row"] >= limit:
+                self._give_up(number, metrics)
+        return line
+
+    def _give_up(self, step: int, metrics: dict[str, Any]) -> None:
+        self.checkpoints.wait()
+        limit, latest = self.config.max_skipped_steps, self.checkpoints.latest
+        raise UserError(
+            f"step {step}: {limit} steps in a row were not finite (loss {metrics['loss']}, gradient norm "
+            f"{metrics['gradient_norm']}), the first of them step {step - limit + 1}; "
+            + (f"the last checkpoint is step {latest}." if latest else "there is no checkpoint yet.")
+        )
+
+    def _validate(self, state: Any, step: int, progress: Progress) -> float | None:
+        if self.dataset.validation is None:
+            return None
+        with self.clock("evaluation"):
+            scores = score(self.session, self.eval_step, state, self.dataset.validation, self.dataset.prepare)
+        line = self.log.write(step, self.session.epoch_of(step), "validation", **scores.figures())
+        progress.report(line)
+        # A network that gives NaN is nobody's best.
+        return scores.accuracy if math.isfinite(scores.loss) else None
+
+    def _save(self, state: Any, step: int, accuracy: float | None) -> None:
+        with self.clock("checkpoint"):
+            meta = {"seconds": self.clock.read(), "skipped": self.skipped}
+            self.checkpoints.save(step, self.parallel.fetch(state), meta, accuracy)
+
+    def _test(self, state: Any) -> tuple[Scores, int]:
+        """The test set, read once, by the best checkpoint (the last where no validation chose one)."""
+        total = self.session.total_steps
+        tested = self.checkpoints.best or total
+        with self.clock("evaluation"), self.console.status("testing …"):
+            if tested != total:
+                best, _ = self.checkpoints.restore(tested, self.initial)
+                state = self.parallel.replicate(best)
+            scores = score(self.session, map_eval_step(self.session), state, self.dataset.test, self.dataset.prepare)
+        self.log.write(total, self.session.epoch_of(total), "test", **scores.figures())
+        return scores, tested
+
+    def _summarize(self, scores: Scores, tested: int) -> dict[str, Any]:
+        seconds = {name: round(value, 3) for name, value in self.clock.read().items()}
+        lines = read_metrics(self.run.metrics_file)
+        validation = {line["step"]: line["accuracy"] for line in lines if line["split"] == "validation"}
+        examples = self.session.total_steps * self.config.batch_size
+        summary = {
+            "test": scores.figures(),
+            "validation_accuracy": validation.get(tested),
+            "tested_step": tested,
+            "steps": self.session.total_steps,
+            "skipped_steps": self.skipped,
+            "epochs": self.config.epochs,
+            "parameters": self.parameters,
+            "seconds": seconds,
+            "images_per_second": round(examples / seconds["training"], 1) if seconds.get("training") else None,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+        }
+        info = self.dataset.info
+        name = f"{self.config.model.name} with {self.config.norm.name} on {info.name}, seed {self.config.seed}"
+        plot_curves(lines, self.run.curves, name)
+        title = f"{name}: {100 * scores.accuracy:.2f} % of {scores.examples} test images"
+        plot_confusion(scores.confusion[:, : len(info.classes)], info.classes, self.run.confusion, title)
+        write_json(self.run.summary_file, summary)
+        return summary
+
+    def _announce(self, start: int) -> None:
+        info, devices = self.dataset.info, self.parallel.devices
+        self.console.print(
+            f"[bold]{self.config.model.name}[/] with {self.config.norm.name}, {self.parameters:,} parameters, on "
+            f"{info.name}: {info.train_examples:,} images to train, {info.validation_examples:,} to validate, "
+            f"{info.test_examples:,} to test; {len(devices)} {devices[0].platform} device(s), "
+            f"{self.config.run.parallel}; {self.session.total_steps:,} steps of {self.config.batch_size}",
+            highlight=False,
+        )
+        if start:
+            self.console.print(f"going on from step {start:,} of {self.session.total_steps:,}", highlight=False)
+
+
+def machine() -> dict[str, Any]:
+    """What a run was carried out on."""
+    devices = jax.devices()
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        **{name: version(name) for name in ("normjax", "jax", "flax", "optax", "orbax-checkpoint", "grain")},
+    }

@@ -1,0 +1,62 @@
+"""From a config to the learning rate's course and the optimizer."""
+
+import optax
+
+from normjax.training.config import OptimizerConfig, TrainConfig
+from normjax.transforms import decay_mask
+
+
+def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """Learning rate by optimizer step.
+
+    Args:
+      config: of the run; epochs are turned into steps by their share of the training.
+      total_steps: steps of the whole training.
+
+    Returns:
+      A function of the step.
+
+    References:
+      Loshchilov, Hutter, `SGDR <https://arxiv.org/abs/1608.03983>`_, 2017 (cosine).
+      Smith, Topin, `Super-Convergence <https://arxiv.org/abs/1708.07120>`_, 2018 (one-cycle).
+    """
+    options, peak = config.schedule, config.optimizer.learning_rate
+    if options.name == "one_cycle":
+        return optax.cosine_onecycle_schedule(total_steps, peak, pct_start=options.peak)
+    warmup = round(total_steps * options.warmup_epochs / config.epochs)
+    after = max(1, total_steps - warmup)
+    match options.name:
+        case "cosine":
+            course = optax.cosine_decay_schedule(peak, after)
+        case "step":
+            # Milestones are shares of the whole training, warm-up included.
+            steps = {round(share * total_steps) - warmup: options.factor for share in options.milestones}
+            course = optax.piecewise_constant_schedule(peak, steps)
+        case _:
+            course = optax.constant_schedule(peak)
+    if warmup == 0:
+        return course
+    # The first step already moves: it has 1/warmup of the peak.
+    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([rise, course], [warmup])
+
+
+def make_optimizer(options: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD with momentum and L2 decay as part of the gradient, or AdamW with decay apart from it.
+
+    Args:
+      options: the ``optimizer`` section.
+      schedule: learning rate by step.
+
+    References:
+      He et al., `Deep Residual Learning <https://arxiv.org/abs/1512.03385>`_, 2016 (SGD with L2).
+      Loshchilov, Hutter, `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_, 2019.
+    """
+    if options.name == "adamw":
+        return optax.adamw(
+            schedule, b1=options.momentum, b2=options.b2, weight_decay=options.weight_decay, mask=decay_mask
+        )
+    return optax.chain(
+        optax.add_decayed_weights(options.weight_decay, mask=decay_mask),
+        optax.sgd(schedule, momentum=options.momentum, nesterov=options.nesterov and options.momentum > 0),
+    )

@@ -1,0 +1,83 @@
+"""Runs a step written for one device on all of them, by pmap or by shard_map."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from normjax.training.step import AXIS
+
+
+class DataParallel:
+    """Spreads batches over devices and keeps the state equal on each.
+
+    pmap gives every array a leading axis of devices, shard_map a sharding over a mesh; both run the same step
+    against the same axis name.
+
+    Args:
+      mode: ``pmap`` or ``shard_map``.
+      devices: the devices, all by default.
+
+    Example:
+      >>> parallel = DataParallel("shard_map", jax.devices()[:1])
+      >>> step = parallel.map(lambda s, b: (s + jax.lax.psum(b.sum(), AXIS), b), ("replicated", "sharded"))
+      >>> state, echo = step(parallel.replicate(jnp.zeros(())), parallel.shard(jnp.ones(4)))
+      >>> print(parallel.fetch(state))
+      4.0
+    """
+
+    def __init__(self, mode: Literal["pmap", "shard_map"] = "pmap", devices: Sequence[jax.Device] | None = None):
+        self.mode = mode
+        self.devices = list(devices if devices is not None else jax.devices())
+        self.mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._over_devices = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self._everywhere = NamedSharding(self.mesh, PartitionSpec())
+
+    def replicate(self, tree: Any) -> Any:
+        """The tree, equal on every device."""
+        if self.mode == "shard_map":
+            return jax.device_put(tree, self._everywhere)
+        count = len(self.devices)
+        stacked = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf)[None], (count, *np.shape(leaf))), tree)
+        return jax.device_put(stacked, self._over_devices)
+
+    def fetch(self, tree: Any) -> Any:
+        """A replicated tree as numpy arrays."""
+        if self.mode == "pmap":
+            tree = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
+        return jax.device_get(tree)
+
+    def shard(self, batch: Any) -> Any:
+        """A batch, its rows divided among the devices."""
+        if self.mode == "pmap":
+            count = len(self.devices)
+            batch = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)
+        return jax.device_put(batch, self._over_devices)
+
+    def gather(self, tree: Any) -> Any:
+        """What ``shard`` divided, or a step put out as ``sharded``, as numpy arrays."""
+        tree = jax.device_get(tree)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree) if self.mode == "pmap" else tree
+
+    def map(self, step: Callable, outputs: Sequence[Literal["replicated", "sharded"]], *, donate: bool = False) -> Any:
+        """The step on all devices, compiled at its first call (or by ``.lower(...).compile()``).
+
+        Args:
+          step: a function (state, batch) of one device, with collectives over ``AXIS``.
+          outputs: for each of its results, whether it is equal on all devices or belongs to a device's rows.
+          donate: whether the state's memory is given to the result.
+
+        Returns:
+          A function (replicated state, sharded batch) -> results.
+        """
+        donated = (0,) if donate else ()
+        if self.mode == "pmap":
+            return jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donated)
+        specs = tuple(PartitionSpec() if output == "replicated" else PartitionSpec(AXIS) for output in outputs)
+        # Unchecked, as pmap is: the step sums its gradients itself, in one collective.
+        mapped = jax.shard_map(
+            step, mesh=self.mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=specs, check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=donated)

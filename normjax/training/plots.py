@@ -1,0 +1,112 @@
+"""The two pictures of a run: its curves and its confusion matrix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Told apart by dash and marker as well as by colour, so that they also read in black and white.
+_TRAIN = {"color": "#1f5fa8", "linestyle": "-", "linewidth": 1.4}
+_VALIDATION = {"color": "#c2500a", "linestyle": "--", "linewidth": 1.4, "marker": "o", "markersize": 3.5}
+_TEST = {"color": "#222222", "linestyle": ":", "linewidth": 1.4}
+
+
+def plot_curves(lines: Sequence[dict[str, Any]], file: Path, title: str) -> None:
+    """Loss, accuracy and learning rate over the epochs.
+
+    Args:
+      lines: of ``metrics.jsonl``.
+      file: PNG to write.
+      title: above the picture.
+    """
+    figure, (loss, accuracy, rate) = _figure(3, (12, 3.6))
+
+    def draw(axes: Any, split: str, name: str, factor: float, **style: Any) -> None:
+        points = [
+            (line["epoch"], line[name] * factor)
+            for line in lines
+            if line["split"] == split and line.get(name) is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=split, **style)
+
+    for axes, name, factor in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
+        draw(axes, "train", name, factor, **_TRAIN)
+        draw(axes, "validation", name, factor, **_VALIDATION)
+        for line in lines:
+            if line["split"] == "test" and line.get(name) is not None:
+                value = line[name] * factor
+                axes.axhline(value, label=f"test {value:.2f}{' %' if factor > 1 else ''}", **_TEST)
+    draw(rate, "train", "learning_rate", 1.0, **_TRAIN)
+    loss.set(title="Loss", xlabel="epoch", ylabel="cross entropy [nats]")
+    accuracy.set(title="Accuracy", xlabel="epoch", ylabel="accuracy [%]")
+    rate.set(title="Learning rate", xlabel="epoch", ylabel="learning rate")
+    values = [line["loss"] for line in lines if line.get("loss")]
+    if values and max(values) > 20 * min(values):
+        loss.set_yscale("log")
+    if top := [100 * line["accuracy"] for line in lines if line.get("accuracy") is not None]:
+        # The last points matter most: start where the upper nine tenths of the curve begin.
+        accuracy.set_ylim(max(0.0, float(np.quantile(top, 0.1)) - 5), 100.5)
+    for axes in (loss, accuracy):
+        axes.legend(frameon=False, fontsize=9)
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.25)
+    _save(figure, file, title)
+
+
+def plot_confusion(matrix: np.ndarray, classes: Sequence[str], file: Path, title: str) -> None:
+    """Counts of predicted against true classes; shade is the share of the true class.
+
+    Args:
+      matrix: counts, rows true and columns predicted.
+      classes: their names.
+      file: PNG to write.
+      title: above the picture.
+    """
+    count = len(classes)
+    named = count <= 30
+    side = float(np.clip(0.55 * count + 2.2, 4.5, 12)) if named else 9.0
+    figure, (axes,) = _figure(1, (side + 0.8, side))
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label="share of the true class [%]", fraction=0.046, pad=0.03)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if named:
+        axes.set_xticks(
+            range(count),
+            classes,
+            rotation=45 if max(map(len, classes)) > 3 else 0,
+            ha="right" if max(map(len, classes)) > 3 else "center",
+        )
+        axes.set_yticks(range(count), classes)
+        for row, column in np.argwhere(matrix > 0):
+            dark = share[row, column] > 55
+            axes.text(
+                column,
+                row,
+                f"{matrix[row, column]}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "#222222",
+            )
+    _save(figure, file, title)
+
+
+def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, tuple]:
+    # The object interface: no global state, no display, usable from threads.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, tuple(axes)
+
+
+def _save(figure: Any, file: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(file, dpi=130)

@@ -1,0 +1,68 @@
+"""Tables for the terminal: what a run reached, what an evaluation or a prediction says."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(summary: dict[str, Any], path: Path, console: Console) -> None:
+    """The figures of a finished run and where everything lies."""
+    test, seconds = summary["test"], summary["seconds"]
+    table = Table(title="result", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['examples']:,} images")
+    table.add_row("test top-5 accuracy", f"{test['top5']:.2%}")
+    table.add_row("test loss", f"{test['loss']:.4f} nats")
+    if summary["validation_accuracy"] is not None:
+        table.add_row("validation accuracy", f"{summary['validation_accuracy']:.2%}")
+    table.add_row("checkpoint tested", f"step {summary['tested_step']:,} of {summary['steps']:,}")
+    if summary["skipped_steps"]:
+        table.add_row("steps skipped, not finite", f"{summary['skipped_steps']:,}")
+    table.add_row("parameters", f"{summary['parameters']:,}")
+    if summary["images_per_second"] is not None:
+        table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")
+    for name in ("training", "compile", "evaluation", "checkpoint", "data"):
+        table.add_row(f"{name} time", f"{seconds.get(name, 0.0):.1f} s")
+    console.print(table)
+    lies = Table(title="files", show_header=False, title_justify="left")
+    for what, name in (
+        ("curves", "curves.png"),
+        ("confusion matrix", "confusion.png"),
+        ("figures", "summary.json"),
+        ("metrics of each step", "metrics.jsonl"),
+        ("TensorBoard events", "tensorboard"),
+        ("checkpoints", "checkpoints"),
+        ("config", "config.json"),
+    ):
+        lies.add_row(what, str(path / name))
+    console.print(lies)
+
+
+def print_evaluation(result: dict[str, Any], console: Console | None = None) -> None:
+    """The figures of an evaluation."""
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("run", result["run"])
+    table.add_row("split", f"{result['split']}, {result['examples']:,} images")
+    table.add_row("checkpoint", f"step {result['step']:,}")
+    table.add_row("accuracy", f"{result['accuracy']:.2%}")
+    table.add_row("top-5 accuracy", f"{result['top5']:.2%}")
+    table.add_row("loss", f"{result['loss']:.4f} nats")
+    (console or Console()).print(table)
+
+
+def print_predictions(results: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """The most probable classes of each picture, with bars."""
+    console = console or Console()
+    for result in results:
+        table = Table(title=result["image"], show_header=False, title_justify="left", box=None)
+        for prediction in result["predictions"]:
+            probability = prediction["probability"]
+            table.add_row(prediction["class"], f"{probability:7.2%}", Bar(1.0, 0.0, probability, width=30))
+        console.print(table)

@@ -1,0 +1,116 @@
+"""Everything that a config and a data set make together: network, optimizer, steps, devices."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from normjax.data.source import DatasetInfo
+from normjax.errors import UserError
+from normjax.models import build_model
+from normjax.training.config import TrainConfig
+from normjax.training.optimizer import make_optimizer, make_schedule
+from normjax.training.parallel import DataParallel
+from normjax.training.state import TrainState, init_state
+from normjax.training.step import AXIS, Images, make_eval_step, make_train_step
+
+
+class Session(NamedTuple):
+    """What training, evaluation and prediction share."""
+
+    config: TrainConfig
+    info: DatasetInfo
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    parallel: DataParallel
+    total_steps: int
+    train_step: Any  # of one device; `parallel` maps it
+    eval_step: Any
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, as numpy arrays.
+
+        Raises:
+          UserError: the network cannot be built, for example because an option of its norm does not fit.
+        """
+        example = jnp.zeros((1, *self.info.image_shape), jnp.float32)
+        ema = self.config.ema_decay is not None
+        try:
+            state = init_state(self.model, self.optimizer, example, seed=self.config.seed, ema=ema)
+        except (TypeError, ValueError) as error:
+            name = f"{self.config.model.name} with {self.config.norm.name}"
+            raise UserError(f"{name} cannot be built: {str(error).splitlines()[0]}") from error
+        return jax.tree.map(np.asarray, state)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """The configured size, rounded up to a multiple of the devices."""
+        devices = len(self.parallel.devices)
+        return math.ceil(self.config.run.eval_batch_size / devices) * devices
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the training set after ``step`` steps."""
+        return step * self.config.batch_size / self.info.train_examples
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or the training, is over after ``step`` steps."""
+        return step == self.total_steps or math.floor(self.epoch_of(step)) > math.floor(self.epoch_of(step - 1))
+
+
+def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.Device] | None = None) -> Session:
+    """Builds what the config describes, for the data set.
+
+    Args:
+      config: of the run.
+      info: of the data set.
+      devices: to run on, all by default.
+
+    Raises:
+      UserError: the batch cannot be divided among the devices, the classes do not fit, or the widths do not suit
+        the network.
+    """
+    parallel = DataParallel(config.run.parallel, devices)
+    parts = len(parallel.devices) * config.micro_batches
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size={config.batch_size} cannot be divided among {len(parallel.devices)} devices x "
+            f"{config.micro_batches} micro-batches; use a multiple of {parts}."
+        )
+    classes = config.model.num_classes or len(info.classes)
+    if classes < len(info.classes):
+        raise UserError(
+            f"model.num_classes={classes} does not fit {info.name} with {len(info.classes)} classes; "
+            f"use {len(info.classes)} or more, or leave it out."
+        )
+    # The statistics of a batch are those of all devices together.
+    norm = config.norm.factory()
+    try:
+        model = build_model(
+            config.model.name,
+            num_classes=classes,
+            norm=lambda **fields: norm(axis_name=AXIS, **fields),
+            widths=config.model.widths,
+            dense=config.model.dense,
+            dtype=jnp.dtype(config.model.dtype),
+        )
+    except ValueError as error:
+        raise UserError(f"model.{error}") from error
+    total_steps = math.ceil(config.epochs * info.train_examples / config.batch_size)
+    schedule = make_schedule(config, total_steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    images = Images(info.mean, info.std)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        schedule,
+        images,
+        micro_batches=config.micro_batches,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+    )
+    return Session(config, info, model, optimizer, parallel, total_steps, train_step, make_eval_step(model, images))
