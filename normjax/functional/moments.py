@@ -205,10 +205,13 @@ def _merge_devices(local: Moments, axis_name: AxisName, groups: AxisIndexGroups,
     mean, m2 = gathered[:, -2], jnp.real(gathered[:, -1])
     counts = jnp.real(gathered[:, 0]) if counts_differ else jnp.broadcast_to(local.count[None], m2.shape)
     count = counts.sum(0)
-    # Empty devices have mean 0 and weight 0, so the centre is that of the others.
-    pooled = (counts / jnp.maximum(count, 1)[None] * mean).sum(0)
-    deviation = mean - pooled[None]
-    return Moments(count, pooled, (m2 + counts * abs_squared(deviation)).sum(0))
+    # Empty devices have mean 0 and weight 0. The mean of the deviations corrects what the rounding of the weights did
+    # to the first estimate: an error common to all values would not average out in a gradient.
+    share = counts / jnp.maximum(count, 1)[None]
+    estimate = (share * mean).sum(0)
+    correction = (share * (mean - estimate[None])).sum(0)
+    pooled = estimate + correction
+    return Moments(count, pooled, (m2 + counts * abs_squared(mean - pooled[None])).sum(0))
 
 
 def _gather(x: Array, axis_name: AxisName, groups: AxisIndexGroups) -> Array:

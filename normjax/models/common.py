@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
@@ -20,3 +21,8 @@ def mask_like(mask: jax.Array | None, x: jax.Array) -> jax.Array | None:
 def normalized(norm: nn.Module, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Applies a layer made by a norm factory to activations of masked examples."""
     return norm(x, mask=mask_like(mask, x))
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Features as the classifier takes them, whatever type the layers before compute in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.models.common import NormFactory, he_normal_out, normalized
+from normjax.models.common import NormFactory, at_least_float32, he_normal_out, normalized
 
 
 class ConvNet(nn.Module):
@@ -47,4 +47,4 @@ class ConvNet(nn.Module):
         for i, width in enumerate(self.dense):
             x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
             x = nn.relu(normalized(norm(name=f"dense_norm{i}"), x, mask))
-        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
+        return nn.Dense(self.num_classes, name="head")(at_least_float32(x))

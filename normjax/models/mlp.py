@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.models.common import NormFactory, normalized
+from normjax.models.common import NormFactory, at_least_float32, normalized
 
 
 class MLP(nn.Module):
@@ -34,4 +34,4 @@ class MLP(nn.Module):
             # The norm's own bias makes one before it redundant.
             x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
             x = nn.relu(normalized(norm(name=f"norm{i}"), x, mask))
-        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
+        return nn.Dense(self.num_classes, name="head")(at_least_float32(x))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from normjax.models.common import NormFactory, he_normal_out, normalized
+from normjax.models.common import NormFactory, at_least_float32, he_normal_out, normalized
 
 
 class CifarResNet(nn.Module):
@@ -48,7 +48,7 @@ class CifarResNet(nn.Module):
                 y = conv(width, name=f"{name}_conv1")(y)
                 y = normalized(norm(name=f"{name}_norm1"), y, mask)
                 x = nn.relu(y + _padded_shortcut(x, stride, width))
-        x = x.astype(jnp.float32).mean((1, 2))
+        x = at_least_float32(x).mean((1, 2))
         return nn.Dense(self.num_classes, kernel_init=initializers.he_normal(), name="head")(x)
 
 
@@ -98,7 +98,7 @@ class BottleneckResNet(nn.Module):
                     x = conv(4 * width, (1, 1), strides=stride, name=f"{name}_shortcut")(x)
                     x = normalized(norm(name=f"{name}_shortcut_norm"), x, mask)
                 x = nn.relu(y + x)
-        x = x.astype(jnp.float32).mean((1, 2))
+        x = at_least_float32(x).mean((1, 2))
         return nn.Dense(self.num_classes, kernel_init=initializers.normal(0.01), name="head")(x)
 
 

@@ -162,6 +162,7 @@ class _Run:
             accuracy=sum(float(m["correct"]) for m in good) / examples if good else None,
             learning_rate=float(steps[-1]["learning_rate"]),
             gradient_norm=mean("gradient_norm"),
+            examples=int(examples),
             skipped=len(steps) - len(good),
         )
         limit = self.config.max_skipped_steps

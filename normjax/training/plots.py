@@ -23,13 +23,9 @@ def plot_curves(lines: Sequence[dict[str, Any]], file: Path, title: str) -> None
     figure, (loss, accuracy, rate) = _figure(3, (12, 3.6))
 
     def draw(axes: Any, split: str, name: str, factor: float, **style: Any) -> None:
-        points = [
-            (line["epoch"], line[name] * factor)
-            for line in lines
-            if line["split"] == split and line.get(name) is not None
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=split, **style)
+        points = _points(lines, split, name)
+        if len(points):
+            axes.plot(points[:, 0], factor * points[:, 1], label=split, **style)
 
     for axes, name, factor in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
         draw(axes, "train", name, factor, **_TRAIN)
@@ -92,6 +88,17 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], file: Path, title
                 color="white" if dark else "#222222",
             )
     _save(figure, file, title)
+
+
+def _points(lines: Sequence[dict[str, Any]], split: str, name: str, most: int = 60) -> np.ndarray:
+    """Epochs and values (n, 2); training lines, of a few steps each, are averaged over at most ``most`` stretches."""
+    chosen = [line for line in lines if line["split"] == split and line.get(name) is not None]
+    points = np.array([(line["epoch"], line[name], line.get("examples", 1)) for line in chosen]).reshape(-1, 3)
+    if len(points) <= most or split != "train":
+        return points[:, :2]
+    stretch = np.ceil(points[:, 0] / points[-1, 0] * most)
+    parts = [points[stretch == number] for number in np.unique(stretch)]
+    return np.array([(part[-1, 0], np.average(part[:, 1], weights=part[:, 2])) for part in parts])
 
 
 def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, tuple]:
