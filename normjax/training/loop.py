@@ -182,6 +182,7 @@ class _Run:
 
     def _validate(self, state: Any, step: int, progress: Progress) -> float | None:
         if self.dataset.validation is None:
+            progress.report(None)
             return None
         with self.clock("evaluation"):
             scores = score(self.session, self.eval_step, state, self.dataset.validation, self.dataset.prepare)

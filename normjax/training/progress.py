@@ -62,13 +62,13 @@ class Progress:
         note = f"loss {_number(line['loss'], '.3f')}"
         self._bar.update(self._task, completed=step, epoch=line["epoch"], note=note)
 
-    def report(self, line: dict[str, Any]) -> None:
-        """Writes the line of an epoch; ``line`` is that of the validation metrics."""
-        self._console.print(
-            f"epoch {line['epoch']:6.1f}   train loss {_number(self._train.get('loss'), '.4f')}   "
-            f"validation loss {_number(line['loss'], '.4f')}   accuracy {_number(line['accuracy'], '.2%')}",
-            highlight=False,
-        )
+    def report(self, validation: dict[str, Any] | None) -> None:
+        """Writes the line of an epoch; ``validation`` is that of the validation metrics, None where there are none."""
+        text = f"epoch {self._train['epoch']:6.1f}   train loss {_number(self._train['loss'], '.4f')}"
+        if validation is not None:
+            text += f"   validation loss {_number(validation['loss'], '.4f')}"
+            text += f"   accuracy {_number(validation['accuracy'], '.2%')}"
+        self._console.print(text, highlight=False)
 
 
 class _Throughput(ProgressColumn):
