@@ -29,7 +29,8 @@ _RUN = Annotated[Path, tyro.conf.Positional]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 2 and one line on a user's error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of each checkpoint that has no validation
+    # Orbax warns of each checkpoint that has no validation, and logs with tracebacks what it raises anyway.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         _parse(arguments)()
     except UserError as error:

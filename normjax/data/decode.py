@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from normjax.errors import UserError
 
@@ -26,6 +26,8 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name}: {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read.")
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not a picture (PNG, JPEG, BMP, GIF or WebP).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name}: not a picture that can be read ({error}).") from error
+        raise UserError(f"{name}: a picture that cannot be read to its end ({error}).") from error
     return pixels.reshape(*pixels.shape[:2], channels)

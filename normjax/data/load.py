@@ -52,13 +52,16 @@ def load_source(name: str, split: str, *, seed: int, data_dir: Path | None) -> S
     return load_tfds(name, split, data_dir)
 
 
-def load_dataset(options: DataConfig, *, seed: int, data_dir: Path | None, test_only: bool = False) -> Dataset:
+def load_dataset(
+    options: DataConfig, *, seed: int, data_dir: Path | None, cache_mib: int = 2048, test_only: bool = False
+) -> Dataset:
     """All that a run needs of its data; splits that fit in memory are decoded once.
 
     Args:
       options: the ``data`` section of a config.
       seed: decides the splits.
       data_dir: where data sets lie.
+      cache_mib: a split is decoded once where it fits in this many MiB.
       test_only: do not decode the training split (``mean`` and ``std`` must be given).
 
     Raises:
@@ -70,8 +73,8 @@ def load_dataset(options: DataConfig, *, seed: int, data_dir: Path | None, test_
         raise UserError(f"{test.name} has other classes than {whole.name}: {test.classes} and {whole.classes}.")
     prepare, augment, shape = _transforms(options, whole)
     if not test_only:
-        whole = _in_memory(whole, prepare, shape, options)
-    test = _in_memory(test, prepare, shape, options)
+        whole = _in_memory(whole, prepare, shape, options, cache_mib)
+    test = _in_memory(test, prepare, shape, options, cache_mib)
     train, validation = _split(whole, options.validation, seed)
     mean, std = _channel_statistics(options, train, prepare, shape[-1])
     info = DatasetInfo(
@@ -104,10 +107,12 @@ def _transforms(options: DataConfig, source: Source) -> tuple[Transform, Transfo
     return prepare, moved if fixed else then(prepare, moved), shape
 
 
-def _in_memory(source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataConfig) -> Source:
+def _in_memory(
+    source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataConfig, cache_mib: int
+) -> Source:
     """The source decoded into one array where that fits and changes nothing but the speed."""
     random_size = source.image_shape is None and options.augmentation == "random_resized_crop"
-    fits = len(source) * math.prod(shape) <= options.cache_mib * 2**20
+    fits = len(source) * math.prod(shape) <= cache_mib * 2**20
     if source.in_memory or random_size or not fits:
         return source
 

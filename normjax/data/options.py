@@ -23,4 +23,3 @@ class DataConfig(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="standard deviation of each channel in [0, 1]; None: measured"
     )
-    cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")

@@ -94,6 +94,7 @@ class RunConfig(Section):
     log_every: int = Field(20, ge=1, description="steps between two lines of training metrics")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints, besides one an epoch")
     keep: int = Field(2, ge=1, description="latest checkpoints kept, besides the best")
+    cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")
     threads: int = Field(2, ge=1, le=256, description="threads that read and augment")
 
 

@@ -106,7 +106,9 @@ def evaluate_run(path: Path, *, split: str, checkpoint: str, data_dir: Path | No
     config, info = session.config, session.info
     # As the run saw its pixels, whatever is measured today.
     options = config.data.model_copy(update={"mean": info.mean, "std": info.std})
-    dataset = load_dataset(options, seed=config.seed, data_dir=data_dir, test_only=split == "test")
+    dataset = load_dataset(
+        options, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib, test_only=split == "test"
+    )
     source = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if source is None:
         raise UserError(f"{path} has no validation split (data.validation=0); use train or test.")

@@ -1,5 +1,6 @@
 """The training loop: from a config to a run directory with a trained network."""
 
+import contextlib
 import math
 import platform
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ class _Run:
         self.clock = Clock()
         run.check_config(config)
         with self.clock("data"), console.status(f"reading {config.data.name} …"):
-            self.dataset: Dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir)
+            self.dataset: Dataset = load_dataset(
+                config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib
+            )
         run.check_dataset(self.dataset.info)
         self.session: Session = build_session(config, self.dataset.info)
         self.parallel = self.session.parallel
@@ -90,9 +93,13 @@ class _Run:
         try:
             replicated = self._train(self.parallel.replicate(state), start)
             scores, tested = self._test(replicated)
-        finally:
-            self.log.close()
-            self.checkpoints.close()
+        except BaseException:
+            # On a full disk closing fails too; what went wrong first is what is reported.
+            with contextlib.suppress(UserError):
+                self.log.close()
+            raise
+        self.log.close()
+        self.checkpoints.close()
         return self._summarize(scores, tested)
 
     def _train(self, state: Any, start: int) -> Any:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +20,46 @@ class MetricsLog:
     Args:
       run: the run directory.
       step: the step the run goes on from.
+
+    Raises:
+      UserError: the files cannot be written.
     """
 
     def __init__(self, run: RunDirectory, step: int):
-        from tensorboardX import SummaryWriter
-
         kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= step and line["split"] != "test"]
+        self._directory = run.path
         try:
             draft = run.metrics_file.with_name(run.metrics_file.name + ".draft")
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
             draft.replace(run.metrics_file)
-            self._file = run.metrics_file.open("a")  # closed by close()
-            self._board = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+            self._file = run.metrics_file.open("a")
+            self._events = _EventFile(run.tensorboard, step)
         except OSError as error:
-            raise UserError(f"metrics cannot be written to {run.path}: {error.strerror}.") from error
+            raise self._not_written(error) from error
 
     def write(self, step: int, epoch: float, split: str, **values: float | int | None) -> dict[str, Any]:
         """One line; numbers that are not finite become null, which JSON has."""
         line: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "split": split}
         for name, value in values.items():
-            finite = value is not None and math.isfinite(value)
-            line[name] = value if finite else None
-            if finite:
-                self._board.add_scalar(f"{split}/{name}", value, step)
+            line[name] = value if value is not None and math.isfinite(value) else None
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+            self._events.write(step, {f"{split}/{name}": line[name] for name in values if line[name] is not None})
         except OSError as error:
-            raise UserError(f"metrics cannot be written to {self._file.name}: {error.strerror}.") from error
+            raise self._not_written(error) from error
         return line
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+            self._events.close()
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> UserError:
+        return UserError(f"metrics cannot be written to {self._directory}: {error.strerror}.")
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -60,3 +68,26 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
         return []
     lines = file.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class _EventFile:
+    """Scalars for TensorBoard, written at once: a queue and a thread would report a full disk nowhere."""
+
+    def __init__(self, directory: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        directory.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"), filename_suffix=f".{os.getpid()}.step{step}")
+        # Tells TensorBoard to hide what an interrupted run wrote after this step.
+        self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
