@@ -126,7 +126,8 @@ def normalize(
     axes = tuple(i for i in range(x.ndim) if i not in features)
     wide = statistics_dtype(x.dtype)
     # Centre first: folding the mean into the bias would cancel for data far from zero.
-    y = (x.astype(wide) - jnp.expand_dims(mean, axes)) * jnp.expand_dims(lax.rsqrt(variance + epsilon), axes)
+    inverse = lax.rsqrt(variance + epsilon).astype(wide)
+    y = (x.astype(wide) - jnp.expand_dims(mean.astype(wide), axes)) * jnp.expand_dims(inverse, axes)
     return _affine(y, scale, bias, axes).astype(dtype or x.dtype)
 
 
@@ -165,7 +166,7 @@ def update_running_statistics(
 
     def average(old: Array, new: Array) -> Array:
         # The type of the state stays, unless complex data make the mean complex.
-        dtype = jnp.promote_types(old.dtype, new.dtype) if jnp.iscomplexobj(new) else old.dtype
+        dtype = new.dtype if jnp.iscomplexobj(new) else old.dtype
         old = old.astype(dtype)
         return jnp.where(batch.count > 0, (momentum * old + (1 - momentum) * new.astype(dtype)).astype(dtype), old)
 
@@ -203,13 +204,15 @@ def _batch_norm_jvp(form: _Form, primals: tuple, tangents: tuple):
     total, projection = _sum_over_devices(
         form, counted.sum(form.axes), jnp.real(jnp.conj(standard) * counted).sum(form.axes)
     )
-    count = jnp.maximum(stats.count, 1)
+    count = jnp.maximum(stats.count, 1).astype(standard.dtype)
     inverse = lax.rsqrt(stats.variance + form.epsilon)
-    gain = inverse if scale is None else inverse * scale.astype(inverse.dtype)
+    gain = inverse.astype(standard.dtype)
+    if scale is not None:
+        gain = gain * scale.astype(gain.dtype)
     # dy = gain * (dx - mean(dx) - standard * mean(standard * dx)) + dscale * standard + dbias, grouped by feature:
     # the transpose then sums the cotangent g and g * standard once each, for x, scale and bias together.
     offset = -gain * (total / count)
-    slope = _plus(-gain * (projection / count), dscale)
+    slope = _plus(-gain * (projection.astype(gain.dtype) / count), dscale)
     if mask is None:
         dy = _spread(form, gain) * dx + standard * _spread(form, slope) + _spread(form, _plus(offset, dbias))
     else:
@@ -234,7 +237,7 @@ def _batch_moments(form: _Form, x: Array, mask: Array | None) -> Moments:
 
 def _standardize(form: _Form, x: Array, mask: Array | None, stats: Moments) -> Array:
     y = x.astype(stats.mean.dtype) - _spread(form, stats.mean)
-    y = y * _spread(form, lax.rsqrt(stats.variance + form.epsilon))
+    y = y * _spread(form, lax.rsqrt(stats.variance + form.epsilon).astype(y.dtype))
     # NaN or infinity in padding would poison the sums of the gradient (0 * NaN), so it counts as the mean.
     return y if mask is None else jnp.where(_usable(x, mask), y, 0)
 

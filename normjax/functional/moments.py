@@ -112,7 +112,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     count = a.count + b.count
     share = b.count / jnp.maximum(count, 1)
     delta = b.mean - a.mean
-    return Moments(count, a.mean + delta * share, a.m2 + b.m2 + abs_squared(delta) * a.count * share)
+    mean = a.mean + delta * share.astype(delta.dtype)
+    return Moments(count, mean, a.m2 + b.m2 + abs_squared(delta) * a.count * share)
 
 
 def empty_moments(shape: Sequence[int], dtype: Any = jnp.float32) -> Moments:
@@ -146,7 +147,7 @@ def canonical_axes(ndim: int, axes: int | Sequence[int]) -> tuple[int, ...]:
 
 def statistics_dtype(dtype: Any) -> Any:
     """The type statistics are computed in: float32, or the input's own where that is wider or complex."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def abs_squared(x: Inexact[Array, "..."]) -> Float[Array, "..."]:
@@ -190,10 +191,11 @@ def _masked_moments(x: Array, axes: tuple[int, ...], mask: Array) -> Moments:
     over = partial(jnp.sum, axis=axes, keepdims=True)
     count = over(jnp.broadcast_to(mask, x.shape), dtype=real)
     divisor = jnp.maximum(count, 1)
-    shift = lax.stop_gradient(over(jnp.where(mask, x, 0)) / divisor)
+    divisor_like_x = divisor.astype(x.dtype)  # complex data want a complex one under strict promotion
+    shift = lax.stop_gradient(over(jnp.where(mask, x, 0)) / divisor_like_x)
     shifted = jnp.where(mask, x - shift, 0)
     total = over(shifted)
-    mean = shift + total / divisor
+    mean = shift + total / divisor_like_x
     m2 = jnp.maximum(over(abs_squared(shifted)) - abs_squared(total) / divisor, 0)
     return Moments(count.reshape(shape), mean.reshape(shape), m2.reshape(shape))
 
@@ -207,7 +209,7 @@ def _merge_devices(local: Moments, axis_name: AxisName, groups: AxisIndexGroups,
     count = counts.sum(0)
     # Empty devices have mean 0 and weight 0. The mean of the deviations corrects what the rounding of the weights did
     # to the first estimate: an error common to all values would not average out in a gradient.
-    share = counts / jnp.maximum(count, 1)[None]
+    share = (counts / jnp.maximum(count, 1)[None]).astype(mean.dtype)
     estimate = (share * mean).sum(0)
     correction = (share * (mean - estimate[None])).sum(0)
     pooled = estimate + correction

@@ -91,6 +91,7 @@ class BatchNorm(nn.Module):
         """
         use_running_average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         x = jnp.asarray(x)
+        mask = None if mask is None else jnp.asarray(mask, bool)
         features = tuple(x.shape[axis] for axis in canonical_axes(x.ndim, self.axis))
         scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
@@ -98,12 +99,14 @@ class BatchNorm(nn.Module):
         mean = self.variable(BATCH_STATS, "mean", jnp.zeros, features, kept)
         var = self.variable(BATCH_STATS, "var", jnp.ones, features, kept)
 
+        scale, bias = (None if value is None else jnp.asarray(value) for value in (scale, bias))
+        running = RunningStatistics(jnp.asarray(mean.value), jnp.asarray(var.value))
         given = [array for array in (x, scale, bias) if array is not None]
         dtype = canonicalize_dtype(*given, dtype=self.dtype)
         if not jnp.issubdtype(x.dtype, jnp.inexact):
-            x = x.astype(dtype)
+            x = x.astype(jnp.float32)
         if use_running_average:
-            return normalize(x, mean.value, var.value, scale, bias, axis=self.axis, epsilon=self.epsilon, dtype=dtype)
+            return normalize(x, *running, scale, bias, axis=self.axis, epsilon=self.epsilon, dtype=dtype)
         y, batch = batch_norm(
             x,
             scale,
@@ -119,7 +122,7 @@ class BatchNorm(nn.Module):
         batch = pool_batch_moments(self, batch)
         if updates_running_statistics(self):
             mean.value, var.value = update_running_statistics(
-                RunningStatistics(mean.value, var.value),
+                running,
                 batch,
                 momentum=self.momentum,
                 unbiased=self.unbiased_running_var,
