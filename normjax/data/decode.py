@@ -1,11 +1,15 @@
 """Encoded pictures to uint8 arrays."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from normjax.errors import UserError
+
+# Pillow warns first and raises only at twice as many; a picture that large is refused here, not warned of.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 MAX_PIXELS = 50_000_000  # checked from the header, before the pixels are decoded
 
@@ -25,9 +29,21 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "BMP", "GIF", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name}: {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read.")
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            pixels = _to_bytes(image, channels)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture (PNG, JPEG, BMP, GIF or WebP).") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"{name}: too many pixels; at most {MAX_PIXELS:,} are read.") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name}: a picture that cannot be read to its end ({error}).") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _to_bytes(image: Image.Image, channels: int) -> np.ndarray:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Sixteen bits a pixel: conversion to bytes would clip at 255.
+        grey = (np.asarray(image, np.float64) * (255 / 65535)).round().clip(0, 255).astype(np.uint8)
+        return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("L" if channels == 1 else "RGB"))

@@ -29,7 +29,7 @@ class FolderSource(Source):
             (path, label)
             for label, folder in enumerate(folders)
             for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(folder))
         ]
         if len(self.classes) < 2 or not files:
             raise UserError(
@@ -59,3 +59,7 @@ def load_folder(root: Path, split: str, seed: int) -> Source:
     source = FolderSource(root)
     train, test = stratified_split(source.labels, share=0.2, seed=seed)
     return Subset(source, train if split == "train" else test)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

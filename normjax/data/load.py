@@ -72,10 +72,11 @@ def load_dataset(
     if test.classes != whole.classes:
         raise UserError(f"{test.name} has other classes than {whole.name}: {test.classes} and {whole.classes}.")
     prepare, augment, shape = _transforms(options, whole)
+    parts = _validation_split(whole, options.validation, seed)
     if not test_only:
         whole = _in_memory(whole, prepare, shape, options, cache_mib)
     test = _in_memory(test, prepare, shape, options, cache_mib)
-    train, validation = _split(whole, options.validation, seed)
+    train, validation = _split(whole, parts)
     mean, std = _channel_statistics(options, train, prepare, shape[-1])
     info = DatasetInfo(
         name=options.name,
@@ -102,7 +103,7 @@ def _transforms(options: DataConfig, source: Source) -> tuple[Transform, Transfo
     if options.augmentation == "none":
         return prepare, prepare, shape
     if options.augmentation == "random_resized_crop":
-        return prepare, random_resized_crop(shape[0]), shape
+        return prepare, random_resized_crop(*shape[:2]), shape
     moved = shift_and_flip(options.padding, flip=options.augmentation == "crop_flip")
     return prepare, moved if fixed else then(prepare, moved), shape
 
@@ -111,9 +112,10 @@ def _in_memory(
     source: Source, prepare: Transform, shape: tuple[int, int, int], options: DataConfig, cache_mib: int
 ) -> Source:
     """The source decoded into one array where that fits and changes nothing but the speed."""
-    random_size = source.image_shape is None and options.augmentation == "random_resized_crop"
+    # A random crop is taken from the picture as it is, not from one resized before.
+    cropped = options.augmentation == "random_resized_crop" and source.image_shape != shape
     fits = len(source) * math.prod(shape) <= cache_mib * 2**20
-    if source.in_memory or random_size or not fits:
+    if source.in_memory or cropped or not fits:
         return source
 
     def decode(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,18 +128,23 @@ def _in_memory(
     return MemorySource(source.name, source.classes, images, labels)
 
 
-def _split(source: Source, share: float, seed: int) -> tuple[Source, Source | None]:
+def _validation_split(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Indices to train and to validate on; by class where the source knows its labels without reading them all."""
     if share == 0:
-        return source, None
+        return None
     if source.labels is None:
-        first, second = random_split(len(source), share, seed)
+        parts = random_split(len(source), share, seed)
     else:
-        first, second = stratified_split(source.labels, share, seed)
-    if not len(second):
+        parts = stratified_split(source.labels, share, seed)
+    if not len(parts[1]):
         raise UserError(
             f"data.validation={share:g} leaves no validation example of {len(source)}; use 0 or a larger share."
         )
-    return Subset(source, first), Subset(source, second)
+    return parts
+
+
+def _split(source: Source, parts: tuple[np.ndarray, np.ndarray] | None) -> tuple[Source, Source | None]:
+    return (source, None) if parts is None else (Subset(source, parts[0]), Subset(source, parts[1]))
 
 
 def _channel_statistics(
@@ -150,16 +157,16 @@ def _channel_statistics(
         return options.mean, options.std
     # Ten thousand images, evenly spaced, settle both to three digits.
     chosen = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
-    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    total, squares, count = np.zeros(channels, np.int64), np.zeros(channels, np.int64), 0
     for part in np.array_split(chosen, max(1, len(chosen) // 500)):
         images, labels = train.read(part)
-        pixels = prepare.apply(images, np.empty((len(labels), 0))).reshape(-1, channels).astype(np.float64) / 255
+        pixels = prepare.apply(images, np.empty((len(labels), 0))).reshape(-1, channels).astype(np.int64)
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    if not (std > 0).all():
+    # Exact in whole numbers, so that a constant channel is told from one that hardly varies.
+    spread = [count * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)]
+    if min(spread) <= 0:
         raise UserError(f"{train.name}: a channel is constant, so it cannot be scaled; set data.mean and data.std.")
     return (
-        options.mean or tuple(round(float(value), 4) for value in mean),
-        options.std or tuple(round(float(value), 4) for value in std),
+        options.mean or tuple(float(f"{t / count / 255:.4g}") for t in total),
+        options.std or tuple(float(f"{math.sqrt(s) / count / 255:.4g}") for s in spread),
     )

@@ -16,6 +16,8 @@ import numpy as np
 from normjax.data.source import Source
 from normjax.data.transforms import Transform
 
+_ORDER, _AUGMENTATION = 1, 2  # what the seed is used for, so that no two uses share their numbers
+
 
 class Batch(TypedDict, total=False):
     """The part of a global batch that this process holds."""
@@ -93,7 +95,7 @@ def training_batches(
         first = int(step) * batch_size
         indices = example_order(len(source), seed, first, first + batch_size)[part]
         images, labels = source.read(indices)
-        uniform = np.random.Generator(np.random.Philox(key=[seed, int(step)])).random((batch_size, transform.draws))
+        uniform = np.random.default_rng([seed, _AUGMENTATION, int(step)]).random((batch_size, transform.draws))
         return Batch(image=transform.apply(images, uniform[part]), label=labels)
 
     return _ahead(grain.MapDataset.range(start, stop).map(make), threads)
@@ -140,4 +142,4 @@ def _ahead(dataset: grain.MapDataset, threads: int) -> Iterator[Batch]:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, (1 << 63) + epoch])).permutation(size)
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)

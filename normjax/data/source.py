@@ -79,8 +79,14 @@ class Subset(Source):
         return self.source.read(self.indices[indices])
 
 
-def check_labels(labels: np.ndarray, classes: int, name: str) -> np.ndarray:
+def check_labels(labels: np.ndarray, classes: int, name: str, records: Sequence[int] | None = None) -> np.ndarray:
     """The labels as int32.
+
+    Args:
+      labels: class of each record.
+      classes: how many there are.
+      name: of the source, for the message.
+      records: numbers of the records, for the message; None is 0, 1, 2, ...
 
     Raises:
       UserError: a label is not in [0, classes); the first such record is named.
@@ -88,8 +94,9 @@ def check_labels(labels: np.ndarray, classes: int, name: str) -> np.ndarray:
     labels = np.asarray(labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
+        record = wrong[0] if records is None else records[wrong[0]]
         raise UserError(
-            f"{name}: label {labels[wrong[0]]} of record {wrong[0]} does not fit {classes} classes; "
+            f"{name}: label {labels[wrong[0]]} of record {record} does not fit {classes} classes; "
             f"use 0 to {classes - 1}."
         )
     return labels.astype(np.int32)

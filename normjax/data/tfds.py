@@ -30,7 +30,7 @@ class TfdsSource(Source):
                 f"{builder.info.name} has no image and class label; its features are {', '.join(features)}."
             )
         height, width, channels = features["image"].shape
-        self.channels = channels or 3
+        self.channels = 1 if channels == 1 else 3
         self.image_shape = (height, width, self.channels) if height and width else None
         self.classes = tuple(features["label"].names)
         # TFDS hands over the encoded bytes, so that one decoder with one error message serves every source.
@@ -49,7 +49,7 @@ class TfdsSource(Source):
             decode_image(record["image"], self.channels, f"{self.name}, record {index}")
             for index, record in zip(indices, records, strict=True)
         ]
-        labels = check_labels(np.array([record["label"] for record in records]), len(self.classes), self.name)
+        labels = check_labels(np.array([record["label"] for record in records]), len(self.classes), self.name, indices)
         return (np.stack(images) if self.image_shape else images), labels
 
     def _unreadable(self, indices: list[int], error: Exception) -> str:

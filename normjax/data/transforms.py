@@ -53,26 +53,27 @@ def shift_and_flip(padding: int, *, flip: bool) -> Transform:
     return Transform(3 if flip else 2, apply)
 
 
-def random_resized_crop(size: int) -> Transform:
+def random_resized_crop(height: int, width: int) -> Transform:
     """Crops 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, resizes, and mirrors half of the images.
 
     A crop that would leave the image is cut to it.
 
     Args:
-      size: side of the result.
+      height: of the result.
+      width: of the result.
 
     References:
       Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2015, section 6.
     """
 
     def crop(image: np.ndarray, u: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        area = (0.08 + 0.92 * u[0]) * height * width
+        rows, columns = image.shape[:2]
+        area = (0.08 + 0.92 * u[0]) * rows * columns
         ratio = np.exp(np.log(4 / 3) * (2 * u[1] - 1))
-        h = int(np.clip(np.sqrt(area / ratio), 1, height))
-        w = int(np.clip(np.sqrt(area * ratio), 1, width))
-        top, left = int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1))
-        out = _resize(image[top : top + h, left : left + w], size, size)
+        h = int(np.clip(np.sqrt(area / ratio), 1, rows))
+        w = int(np.clip(np.sqrt(area * ratio), 1, columns))
+        top, left = int(u[2] * (rows - h + 1)), int(u[3] * (columns - w + 1))
+        out = _resize(image[top : top + h, left : left + w], height, width)
         return out[:, ::-1] if u[4] < 0.5 else out
 
     return Transform(5, lambda images, u: np.stack([crop(image, row) for image, row in zip(images, u, strict=True)]))

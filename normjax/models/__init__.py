@@ -43,6 +43,8 @@ def build_model(
         case "convnet":
             return ConvNet(**options) if dense is None else ConvNet(dense=tuple(dense), **options)
         case "resnet20" | "resnet56":
+            if widths is not None and not widths:
+                raise ValueError(f"widths=() has no stage; {name} needs one or more.")
             if widths is not None and list(widths) != sorted(widths):
                 raise ValueError(f"widths={tuple(widths)} must not decrease: {name} pads its shortcuts with zeros.")
             return CifarResNet(blocks={"resnet20": 3, "resnet56": 9}[name], **options)
