@@ -1,0 +1,93 @@
+"""The command in this process and in others, and a run made by it.
+
+A pytest plugin, since a second conftest.py cannot be imported for its doctests.
+Doctests import it before pytest does, hence PYTEST_DONT_REWRITE
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from cli_cases import ROOT, TINY, Answer
+from jax.experimental.compilation_cache import compilation_cache
+
+from normjax.cli import main
+
+
+def _keep_compiled_commands_in(folder: Path | None, seconds: float) -> None:
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+
+
+@pytest.fixture(scope="session")
+def compiled_commands(tmp_path_factory) -> Path:
+    """A run, its evaluation and its predictions build the same network: what is compiled is kept for this test run."""
+    folder = tmp_path_factory.mktemp("compiled")
+    _keep_compiled_commands_in(folder, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def commands_compiled_once(compiled_commands) -> Iterator[None]:
+    """For modules that build the network of the run again."""
+    _keep_compiled_commands_in(compiled_commands, 0)
+    yield
+    _keep_compiled_commands_in(None, 1)
+
+
+@pytest.fixture
+def command(capsys) -> Callable[..., Answer]:
+    """Calls the command in this process."""
+
+    def call(*arguments: object) -> Answer:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return Answer(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def refused(command) -> Callable[..., str]:
+    """The message of a call that must fail: exit code 2, nothing on stdout, one line on stderr."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = command(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("normjax: error: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        return err.removeprefix("normjax: error: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def process() -> Callable[..., Answer]:
+    """Runs Python in another process, on as many simulated devices as here."""
+
+    def call(*arguments: object) -> Answer:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "COLUMNS": "200"}
+        words = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(compiled_commands, tmp_path_factory) -> Path:  # noqa: ARG001 - compiles into that folder
+    """The directory of a tiny run on the digits."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    main(["train", *TINY, "--workdir", str(path)])
+    return path

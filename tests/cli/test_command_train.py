@@ -1,0 +1,127 @@
+"""What reaches the training from a config and from the options on top of it."""
+
+import json
+import signal
+
+import pytest
+from cli_cases import TINY
+
+from normjax.training import loop, report
+from normjax.training.config import TrainConfig
+from normjax.training.loop import train
+
+pytest_plugins = ["cli_fixtures"]
+pytestmark = pytest.mark.usefixtures("commands_compiled_once")
+
+
+@pytest.fixture
+def started(monkeypatch, command):
+    """Calls ``normjax train`` up to the training itself: config, directory and data folder it would get."""
+    calls = []
+
+    def note(config, path, *, data_dir, console):
+        del console
+        calls.append((config, path, data_dir))
+
+    monkeypatch.setattr(loop, "train", note)
+    monkeypatch.setattr(report, "print_summary", lambda *_: None)
+
+    def call(*arguments):
+        assert command("train", *arguments) == (0, "", "")
+        return calls[-1]
+
+    return call
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "experiment.py"
+    path.write_text(
+        "from normjax.training.config import OptimizerConfig, TrainConfig\n"
+        "config = TrainConfig(epochs=7, optimizer=OptimizerConfig(name='adamw', learning_rate=0.02))\n"
+    )
+    return path
+
+
+def test_without_options_the_defaults_train(started):
+    config, path, _ = started()
+    assert config == TrainConfig()
+    assert path.parts[0] == "runs"
+    assert path.name.endswith("-digits")
+
+
+def test_options_go_on_top_of_a_config(started, config_file):
+    config, _, _ = started("--config", config_file, "--optimizer.weight-decay", "0.3", "--seed", "5")
+    expected = {"epochs": 7, "seed": 5, "optimizer": {"name": "adamw", "learning_rate": 0.02, "weight_decay": 0.3}}
+    assert config == TrainConfig.model_validate(expected)
+
+
+def test_the_order_of_config_and_options_does_not_matter(started, config_file):
+    first = started(f"--config={config_file}", "--model.widths", "4", "8")[0]
+    assert first == started("--model.widths", "4", "8", "--config", config_file)[0]
+    assert (first.epochs, first.model.widths) == (7, (4, 8))
+
+
+def test_the_json_of_a_run_is_a_config(started, config_file, tmp_path):
+    first, _, _ = started("--config", config_file)
+    (tmp_path / "config.json").write_text(json.dumps(first.model_dump(mode="json")))
+    config, _, _ = started("--config", tmp_path / "config.json", "--epochs", "8")
+    assert config == first.model_copy(update={"epochs": 8.0})
+
+
+def test_every_type_of_option_is_read(started):
+    words = (
+        "--optimizer.no-nesterov --ema-decay 0.99 --model.widths None --data.mean 0.1 0.2 0.3 --run.parallel shard_map "
+        "--norm.options epsilon 1e-3 use_scale False --schedule.milestones 0.2 0.4 0.9 --workdir here --data-dir there"
+    )
+    config, path, data_dir = started(*words.split())
+    assert config == TrainConfig.model_validate(
+        {
+            "optimizer": {"nesterov": False},
+            "ema_decay": 0.99,
+            "model": {"widths": None},
+            "data": {"mean": (0.1, 0.2, 0.3)},
+            "norm": {"options": {"epsilon": 1e-3, "use_scale": False}},
+            "schedule": {"milestones": (0.2, 0.4, 0.9)},
+            "run": {"parallel": "shard_map"},
+        }
+    )
+    assert (str(path), str(data_dir)) == ("here", "there")
+
+
+def test_the_data_folder_may_come_from_the_environment(started, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "from-environment")
+    assert str(started()[2]) == "from-environment"
+    assert str(started("--data-dir", "given")[2]) == "given"
+
+
+def test_new_directories_do_not_meet(started, monkeypatch, tmp_path, config_file):
+    # Two runs begun in one second.
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for _ in range(3):
+        path = started("--config", config_file)[1]
+        path.mkdir(parents=True)
+        paths.append(path)
+    assert len(set(paths)) == 3
+    assert all("experiment" in path.name for path in paths)
+
+
+def test_an_interruption_is_said_and_the_run_goes_on_later(command, monkeypatch, tmp_path):
+    # Ctrl-C in the middle of training: no traceback, the code of shells, and a directory to resume.
+    flush = loop._Run._flush
+
+    def interrupted(self, step):
+        line = flush(self, step)
+        if step == 14:
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_flush", interrupted)
+        code, _, err = command("train", *TINY, "--workdir", tmp_path / "run")
+    assert (code, err) == (130, "normjax: interrupted\n")
+    monkeypatch.setattr(loop, "train", train)
+    code, out, err = command("train", *TINY, "--workdir", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "going on from step 12 of 21" in out

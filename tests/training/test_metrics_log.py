@@ -1,0 +1,138 @@
+"""The metrics of a run: JSON lines that a crash cannot spoil, and the same numbers for TensorBoard."""
+
+import json
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from run_cases import EPOCH_ENDS, PowerCutError, metrics_of, run_config, stop_after
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from normjax.training.loop import train
+from normjax.training.metrics import MetricsLog, read_metrics
+from normjax.training.run_directory import RunDirectory
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+class Scalar(NamedTuple):
+    tag: str
+    step: int
+    value: float
+
+
+def read_events(file):
+    """The records of an event file: length, its checksum, bytes, their checksum."""
+    data, events = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def shown_by_tensorboard(folder):
+    """The scalars of all files, oldest first; a restart hides what an earlier one wrote from there on."""
+    scalars = []
+    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        for event in read_events(file):
+            if event.session_log.status == SessionLog.START:
+                scalars = [scalar for scalar in scalars if scalar.step < event.step]
+            scalars += [Scalar(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    return scalars
+
+
+def scalars_of(lines):
+    names = {"step", "epoch", "split"}
+    return [
+        Scalar(f"{line['split']}/{name}", line["step"], value)
+        for line in lines
+        for name, value in line.items()
+        if name not in names and value is not None
+    ]
+
+
+def assert_same_scalars(actual, expected):
+    assert sorted(s[:2] for s in actual) == sorted(s[:2] for s in expected)
+    values = [np.array([s.value for s in sorted(scalars)]) for scalars in (actual, expected)]
+    np.testing.assert_allclose(*values, rtol=1e-6)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path)
+
+
+def logged(run, step, *lines):
+    log = MetricsLog(run, step)
+    for at, split, values in lines:
+        log.write(at, at / 10, split, **values)
+    log.close()
+
+
+def test_numbers_that_json_has_not_become_null(run):
+    values = {"loss": float("nan"), "gradient_norm": np.float32("inf"), "accuracy": None, "skipped": 3, "rate": 0.1}
+    logged(run, 0, (20, "train", values))
+    (line,) = run.metrics_file.read_text().splitlines()
+    expected = {"step": 20, "epoch": 2.0, "split": "train", "loss": None, "gradient_norm": None, "accuracy": None}
+    assert json.loads(line, parse_constant=pytest.fail) == {**expected, "skipped": 3, "rate": 0.1}
+
+
+def test_every_line_is_on_disk_when_it_is_written(run):
+    # What a killed run has shown, it has kept.
+    log = MetricsLog(run, 0)
+    log.write(1, 0.1, "train", loss=1.0)
+    assert len(run.metrics_file.read_text().splitlines()) == 1
+    (events,) = run.tensorboard.iterdir()
+    assert [value.tag for event in read_events(events) for value in event.summary.value] == ["train/loss"]
+    log.close()
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(run):
+    lines = [(step, split, {"loss": float(step)}) for step in (2, 4, 6, 8) for split in ("train", "validation")]
+    logged(run, 0, *lines, (8, "test", {"loss": 1.0}))
+    logged(run, 4, (6, "train", {"loss": 66.0}))
+    kept = [(line["step"], line["split"], line["loss"]) for line in read_metrics(run.metrics_file)]
+    head = [(step, split, float(step)) for step in (2, 4) for split in ("train", "validation")]
+    assert kept == [*head, (6, "train", 66.0)]
+    assert_same_scalars(shown_by_tensorboard(run.tensorboard), scalars_of(read_metrics(run.metrics_file)))
+
+
+def test_a_finished_run_begun_again_has_its_test_figures_once(run):
+    logged(run, 0, (8, "train", {"loss": 2.0}), (8, "test", {"loss": 1.0}))
+    logged(run, 8, (8, "test", {"loss": 1.0}))
+    assert [line["split"] for line in read_metrics(run.metrics_file)] == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"step": 4, "epo', '{"step": 4, "epoch": 1.0, "split": "train", "loss": 0.2}', "\x00"]
+)
+def test_a_last_line_cut_short_is_left_out(run, rest):
+    logged(run, 0, (2, "train", {"loss": 2.0}), (3, "train", {"loss": 3.0}))
+    whole = run.metrics_file.read_text()
+    with run.metrics_file.open("a") as file:
+        file.write(rest)
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [2, 3]
+    logged(run, 3, (4, "train", {"loss": 4.0}))
+    assert run.metrics_file.read_text().startswith(whole)
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [2, 3, 4]
+
+
+def test_a_run_without_metrics_has_none(run):
+    assert read_metrics(run.metrics_file) == []
+
+
+def test_tensorboard_shows_what_the_lines_say(straight_run, monkeypatch, tmp_path):
+    # Of a run never stopped, and of one stopped twice, whose second thoughts replace the first.
+    for step in (8, 14):
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            with pytest.raises(PowerCutError):
+                train(run_config(), tmp_path / "run")
+    train(run_config(), tmp_path / "run")
+    for path in (tmp_path / "run", straight_run.path):
+        scalars = shown_by_tensorboard(path / "tensorboard")
+        assert_same_scalars(scalars, scalars_of(metrics_of(path)))
+        assert [s.step for s in scalars if s.tag == "validation/accuracy"] == [*EPOCH_ENDS]

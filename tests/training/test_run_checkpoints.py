@@ -1,0 +1,161 @@
+"""Checkpoints: which are kept, that they come back bit for bit, and that a failure costs none of them."""
+
+import errno
+import os
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normjax.errors import UserError
+from normjax.training.checkpoint import Checkpoints
+
+META = {"seconds": {"training": 1.5}, "skipped": 2}
+
+
+@pytest.fixture
+def opened():
+    """Opens checkpoints in a folder, and closes them all at the end."""
+    made = []
+
+    def make(folder, keep=2):
+        made.append(Checkpoints(folder / "checkpoints", keep))
+        return made[-1]
+
+    yield make
+    for checkpoints in made:
+        checkpoints.close()
+
+
+def draw_state(seed=0, features=3):
+    rng = np.random.default_rng(seed)
+    return {
+        "step": np.int32(rng.integers(2**31)),
+        "params": {"kernel": rng.normal(size=(2, features)).astype(np.float32)},
+        # Numbers that a detour over text or another type would not leave as they are.
+        "odd": np.array([np.nan, -np.inf, -0.0, 1e-42, np.pi], np.float32),
+        "half": np.asarray(jnp.asarray(rng.normal(size=4), jnp.bfloat16)),
+        "ema": None,
+    }
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for old, new in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(old).dtype == np.asarray(new).dtype
+        assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
+
+
+def save(checkpoints, accuracies):
+    """A checkpoint of every step, its state drawn by its number."""
+    for step, accuracy in accuracies.items():
+        checkpoints.save(step, draw_state(step), META, accuracy)
+    checkpoints.wait()
+
+
+def test_a_state_comes_back_bit_for_bit(opened, tmp_path):
+    save(opened(tmp_path), {3: None, 7: 0.5})
+    # As a later process would open it; what it asks for has other numbers.
+    again = opened(tmp_path)
+    for step in (3, 7):
+        state, meta = again.restore(step, draw_state(99))
+        assert_same_bits(state, draw_state(step))
+        assert meta == META
+
+
+@pytest.mark.parametrize(
+    ("keep", "accuracies", "kept", "best"),
+    [
+        (2, {1: 0.9, 2: 0.3, 3: 0.4, 4: 0.5}, [1, 3, 4], 1),
+        (1, {1: 0.1, 2: 0.9, 3: 0.4, 4: 0.5}, [2, 4], 2),
+        (2, {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}, [3, 4], 4),
+        # The later of equals: it has learned longer, and old ones may go.
+        (1, {1: 0.5, 2: 0.7, 3: 0.7, 4: 0.6}, [3, 4], 3),
+        # Between the epochs nothing is measured: those are kept as the latest, never as the best.
+        (2, {1: None, 2: 0.7, 3: None, 4: None, 5: None}, [2, 4, 5], 2),
+        (2, {1: None, 2: None, 3: None}, [2, 3], None),
+        (3, {1: 0.0, 2: None}, [1, 2], 1),
+    ],
+)
+def test_the_latest_and_the_best_are_kept(opened, tmp_path, keep, accuracies, kept, best):
+    save(opened(tmp_path, keep), accuracies)
+    again = opened(tmp_path, keep)
+    assert (again.steps, again.latest, again.best) == (kept, kept[-1], best)
+    for step in kept:
+        assert_same_bits(again.restore(step, draw_state())[0], draw_state(step))
+
+
+def test_the_best_survives_a_resumed_run(opened, tmp_path):
+    save(opened(tmp_path, keep=1), {1: 0.9, 2: 0.1})
+    save(opened(tmp_path, keep=1), {3: 0.2, 4: None})
+    assert opened(tmp_path, keep=1).steps == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("like", "part"),
+    [
+        (draw_state(features=4), "does not fit this run"),
+        ({**draw_state(), "more": np.zeros(2)}, "does not fit this run"),
+        ({name: value for name, value in draw_state().items() if name != "half"}, "does not fit this run"),
+        ({**draw_state(), "ema": {"kernel": np.zeros((2, 3), np.float32)}}, "does not fit this run"),
+    ],
+    ids=["shape", "more", "less", "average"],
+)
+def test_another_network_is_refused(opened, tmp_path, like, part):
+    checkpoints = opened(tmp_path)
+    save(checkpoints, {5: None})
+    with pytest.raises(UserError, match=part) as error:
+        checkpoints.restore(5, like)
+    assert str(tmp_path / "checkpoints" / "5") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(opened, tmp_path):
+    checkpoints = opened(tmp_path)
+    with pytest.raises(UserError, match=r"has no checkpoint 4; it has none"):
+        checkpoints.restore(4, draw_state())
+    save(checkpoints, {3: None, 7: None})
+    with pytest.raises(UserError, match=r"has no checkpoint 4; it has \[3, 7\]"):
+        checkpoints.restore(4, draw_state())
+
+
+def test_a_save_that_fails_at_once_leaves_the_earlier_ones(opened, monkeypatch, tmp_path):
+    checkpoints = opened(tmp_path)
+    save(checkpoints, {1: 0.5, 2: None})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(UserError, match=r"No space left on device.*the last good one is step 2"):
+            checkpoints.save(3, draw_state(3), META)
+    again = opened(tmp_path)
+    assert again.steps == [1, 2]
+    assert_same_bits(again.restore(2, draw_state())[0], draw_state(2))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, as they fail too
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_write_that_fails_in_the_background_leaves_the_earlier_ones(opened, tmp_path):
+    # A limit on the size of files stands for the full disk: the writing threads meet it, long after save() returned.
+    checkpoints = opened(tmp_path)
+    save(checkpoints, {1: 0.5, 2: None})
+    large = {**draw_state(3), "noise": np.random.default_rng(0).integers(0, 256, 4_000_000, np.uint8)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"could not be written .*the last good one is step 2") as error:  # noqa: PT012
+            checkpoints.save(3, large, META)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    again = opened(tmp_path)
+    assert again.steps == [1, 2]
+    assert_same_bits(again.restore(2, draw_state())[0], draw_state(2))
+    # And what is saved next is whole.
+    save(again, {4: None})
+    assert_same_bits(again.restore(4, draw_state())[0], draw_state(4))
