@@ -2,7 +2,8 @@
 
     python -m benchmarks.equivalence --data-dir DATA
 
-Prints the largest difference of a parameter. The valid rows are spread unevenly: device i of 8 has (i + 1)/8 of its own.
+Prints the largest difference of a parameter. The valid rows are spread unevenly: device i of 8 has (i + 1)/8 of its
+own.
 """
 
 from pathlib import Path

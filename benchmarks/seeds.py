@@ -1,6 +1,6 @@
 """The main job, `python train.py`, for five seeds: test accuracy and seconds of each whole command.
 
-    python -m benchmarks.seeds
+python -m benchmarks.seeds
 """
 
 import json

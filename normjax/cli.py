@@ -21,7 +21,7 @@ from normjax.training.config import TrainConfig, describe_validation_error, load
 # What tyro makes of a validation error in a section of the config.
 _INVALID_FIELD = re.compile(
     r"Error parsing \S*options\.(?P<section>\S+): \d+ validation errors? for \w+ "
-    r"(?:(?P<field>[\w.]+) (?=Input|Value))?(?P<reason>.*?) \[type=\w+, input_value=(?P<value>.*?), input_type="
+    r"(?:(?P<field>[a-z][\w.]*) )?(?P<reason>[A-Z].*?) \[type=\w+, input_value=(?P<value>.*?), input_type="
 )
 _RUN = Annotated[Path, tyro.conf.Positional]
 
@@ -166,9 +166,11 @@ def _start_config(arguments: list[str]) -> TrainConfig:
 
 
 def _one_line(box: str) -> str:
-    """What a box of tyro says before its first rule, without its frame, and the options it suggests."""
-    rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [i for i, row in enumerate(rows) if row and not row.strip("─")]
+    """What a box of tyro says before its first rule, without frame and title, and the options it suggests."""
+    rows = [row for line in box.splitlines() if not line.startswith(("╭", "╰")) and (row := line.strip("│ "))]
+    rules = [i for i, row in enumerate(rows) if not row.strip("─-")]
+    if not box.startswith("╭"):  # without line drawing, title and rule stand where the frame would be
+        rows, rules = rows[2:], [i - 2 for i in rules[1:]]
     message = " ".join(rows[: rules[0] if rules else None])
     if invalid := _INVALID_FIELD.search(message):
         reason = invalid["reason"].removeprefix("Value error, ")
@@ -176,7 +178,7 @@ def _one_line(box: str) -> str:
             return f"{invalid['section']}: {reason}"
         return f"{invalid['section']}.{invalid['field']}={invalid['value']}: {reason}"
     _, _, hint = " ".join(rows).partition("Perhaps you meant:")
-    suggested = list(dict.fromkeys(word for word in hint.split() if word.startswith("--") and word != "--help"))
+    suggested = list(dict.fromkeys(word for word in hint.split() if re.match("--[a-z]", word) and word != "--help"))
     return f"{message}; perhaps you meant {' or '.join(suggested)}?" if suggested else message
 
 

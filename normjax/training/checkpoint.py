@@ -117,8 +117,15 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of the directory."""
-        self._manager.close()
+        """Waits for what is being written and lets go of the directory.
+
+        Raises:
+          UserError: a checkpoint could not be written.
+        """
+        try:
+            self._manager.close()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
         good = [step for step in self.steps if (self.directory / str(step)).is_dir()]

@@ -150,7 +150,8 @@ def load_config(path: Path) -> TrainConfig:
     except ValidationError as error:
         raise UserError(f"config {path}: {describe_validation_error(error)}") from error
     except Exception as error:
-        raise UserError(f"config {path} could not be run: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"config {path} could not be run: {reason}") from error
     if not isinstance(config, TrainConfig):
         raise UserError(f"config {path} does not define `config = TrainConfig(...)`.")
     return config

@@ -95,8 +95,9 @@ class _Run:
             scores, tested = self._test(replicated)
         except BaseException:
             # On a full disk closing fails too; what went wrong first is what is reported.
-            with contextlib.suppress(UserError):
-                self.log.close()
+            for resource in (self.log, self.checkpoints):
+                with contextlib.suppress(UserError):
+                    resource.close()
             raise
         self.log.close()
         self.checkpoints.close()
@@ -212,6 +213,8 @@ class _Run:
                 best, _ = self.checkpoints.restore(tested, self.initial)
                 state = self.parallel.replicate(best)
             scores = score(self.session, map_eval_step(self.session), state, self.dataset.test, self.dataset.prepare)
+        if not math.isfinite(scores.loss):
+            raise UserError(f"the network of step {tested} gives a loss that is not finite on the test set.")
         self.log.write(total, self.session.epoch_of(total), "test", **scores.figures())
         return scores, tested
 

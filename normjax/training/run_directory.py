@@ -1,14 +1,20 @@
 """The directory of a run: what lies where, who may write to it, whether a config may resume it."""
 
+import contextlib
 import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import ValidationError
+
 from normjax.data.source import DatasetInfo
 from normjax.errors import UserError
-from normjax.training.config import TrainConfig, frozen_differences, parse_config
+from normjax.training.config import TrainConfig, describe_validation_error, frozen_differences, parse_config
+
+# What a run that could not be written down may have left.
+_BEFORE_A_RUN = {".lock", "dataset.json", "dataset.json.draft", "config.json.draft"}
 
 
 class RunDirectory:
@@ -29,6 +35,7 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
         self._lock: TextIO | None = None
+        self._made = False
 
     def acquire(self) -> None:
         """Makes the directory and takes it for this process until ``release`` or the process ends.
@@ -36,6 +43,7 @@ class RunDirectory:
         Raises:
           UserError: it cannot be written to, or another trainer has it.
         """
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a+")
@@ -54,12 +62,15 @@ class RunDirectory:
         self._lock = lock
 
     def release(self) -> None:
-        """Lets another trainer have the directory; one in which no run began is removed again."""
+        """Lets another trainer have the directory; one made for a run that did not begin is removed again."""
         if self._lock is None:
             return
-        if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-            (self.path / ".lock").unlink()
-            self.path.rmdir()
+        if not self.config_file.exists():
+            # Tidying up: what cannot be removed may stay, and is no reason to hide why the run did not begin.
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink()
+                if self._made:
+                    self.path.rmdir()
         self._lock.close()
         self._lock = None
 
@@ -76,7 +87,7 @@ class RunDirectory:
                     f"{self.path} was begun with another config and cannot go on with this one "
                     f"({'; '.join(changed)}). Only `run` options may change; give a new --workdir."
                 )
-        elif foreign := sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock"):
+        elif foreign := sorted({entry.name for entry in self.path.iterdir()} - _BEFORE_A_RUN):
             raise UserError(f"{self.path} is no run directory: it holds {foreign[0]}; give a new --workdir.")
 
     def check_dataset(self, info: DatasetInfo) -> None:
@@ -110,7 +121,10 @@ class RunDirectory:
         Raises:
           UserError: there is no run here.
         """
-        return DatasetInfo.model_validate(self._read(self.dataset_file))
+        try:
+            return DatasetInfo.model_validate(self._read(self.dataset_file))
+        except ValidationError as error:
+            raise UserError(f"{self.dataset_file}: {describe_validation_error(error)}") from error
 
     def _read(self, file: Path) -> Any:
         try:

@@ -65,8 +65,8 @@ def make_train_step(
     """The training step, to be mapped over devices.
 
     Each micro-batch is normalised by its own statistics; the running statistics move once, by the pooled moments
-    of all of them. Gradients and metrics cross the devices in one sum. A step whose loss, gradients or statistics
-    are not finite changes nothing but ``step`` and ``skipped_in_row``.
+    of all of them. Gradients and metrics cross the devices in one sum. A step whose loss, gradients, statistics
+    or new parameters are not finite changes nothing but ``step`` and ``skipped_in_row``.
 
     Args:
       model: called as ``model(images, train=True, mask=mask)``.
@@ -118,13 +118,13 @@ def make_train_step(
         gradients = jax.tree.map(lambda g: g / examples.astype(g.dtype), gradients)
         loss = loss / examples
 
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         moves, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, moves)
         ema = None
         if ema_decay is not None:
             ema = updated_average(state.ema, {"params": params, **model_state}, state.updates, ema_decay)
-        good = all_finite((loss, norm, model_state))
+        good = all_finite((loss, norm, model_state, params))
         changed = select(
             good, (params, model_state, opt_state, ema), (state.params, state.model_state, state.opt_state, state.ema)
         )
@@ -172,7 +172,9 @@ def _losses(logits: jax.Array, labels: jax.Array, smoothing: float) -> tuple[jax
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     target = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
     losses = optax.softmax_cross_entropy(logits, target)
-    return losses, (logits.argmax(-1) == labels).astype(jnp.float32)
+    # The largest of logits that are not numbers is the first of them; that is no answer.
+    right = (logits.argmax(-1) == labels) & jnp.isfinite(losses)
+    return losses, right.astype(jnp.float32)
 
 
 def _split(batch: dict[str, jax.Array], parts: int) -> list[dict[str, jax.Array]]:

@@ -1,7 +1,5 @@
 """Fault 1: devices that share statistics do as one device with all the data would, whatever the share of each."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -59,9 +57,8 @@ def test_devices_weigh_by_what_counts_on_each(share, way):
     # Flax takes the mean of the devices' means (google/flax#2417): with 5 and 1 rows, outputs and gradients are wrong.
     x, mask = shards(SHARES[share])
     devices, upstream, scale, bias = len(x), draw(*x.shape, seed=1), draw(3, seed=2), draw(3, seed=3)
-    y, stats, (dx, dscale, dbias) = spread(
-        way, step, x, mask, upstream, *(np.stack([p] * devices) for p in (scale, bias))
-    )
+    affine = (np.stack([parameter] * devices) for parameter in (scale, bias))
+    y, stats, (dx, dscale, dbias) = spread(way, step, x, mask, upstream, *affine)
 
     together = {"axes": (0, 1), "mask": mask}
     expected = [np.stack([part] * devices) for part in numpy_moments(x, **together)]
@@ -75,21 +72,16 @@ def test_devices_weigh_by_what_counts_on_each(share, way):
 def test_devices_without_a_mask_do_as_one_would(way):
     # Equal counts need no gather of counts, which is another path than with a mask.
     x, upstream, scale, bias = draw(4, 5, 3), draw(4, 5, 3, seed=1), draw(3, seed=2), draw(3, seed=3)
-    f = partial(step, mask=None)
-    y, stats, (dx, dscale, dbias) = spread(
-        way,
-        lambda x, *rest: f(x, upstream=rest[0], scale=rest[1], bias=rest[2]),
-        *(x, upstream, np.stack([scale] * 4), np.stack([bias] * 4)),
-    )
+    affine = (np.stack([parameter] * 4) for parameter in (scale, bias))
+    y, stats, (dx, dscale, dbias) = spread(way, lambda x, *rest: step(x, None, *rest), x, upstream, *affine)
     chex.assert_trees_all_close(stats, tuple(np.stack([part] * 4) for part in numpy_moments(x, (0, 1))), rtol=1e-5)
     chex.assert_trees_all_close(y, numpy_batch_norm(x, scale, bias, axes=(0, 1)), rtol=1e-4, atol=1e-5)
     expected = numpy_batch_norm_gradients(x, upstream, scale, axes=(0, 1))
     chex.assert_trees_all_close((dx, dscale.sum(0), dbias.sum(0)), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["pmap", "shard_map", "vmap"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_gradients_through_the_returned_moments_cross_the_devices(masked, way):
+@pytest.mark.parametrize(("way", "masked"), [("pmap", True), ("shard_map", True), ("vmap", True), ("vmap", False)])
+def test_gradients_through_the_returned_moments_cross_the_devices(way, masked):
     # A loss on the statistics themselves (a drift penalty, say): every device's x moves the shared mean and m2.
     x, mask = shards((5, 1, 2, 4))
     mask = mask if masked else np.ones_like(mask)

@@ -65,7 +65,6 @@ class BatchNormTest(chex.TestCase):
         chex.assert_trees_all_close(tuple(f(old, batch)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
     ("shape", "axis", "axes"),
     [
@@ -78,13 +77,14 @@ class BatchNormTest(chex.TestCase):
         ((3,), 0, ()),
     ],
 )
-def test_any_axes_may_be_features(shape, axis, axes, fast):
+def test_any_axes_may_be_features(shape, axis, axes):
     # Affine parameters follow the order of the array's axes, whatever the order in `axis`.
     x, features = draw(*shape), tuple(size for i, size in enumerate(shape) if i not in axes)
     scale, bias = draw(*features, seed=1), draw(*features, seed=2)
-    f = jax.jit(lambda *arrays: batch_norm(*arrays, axis=axis, use_fast_variance=fast)[0])
+    f = jax.jit(lambda *arrays: [batch_norm(*arrays, axis=axis, use_fast_variance=fast)[0] for fast in (True, False)])
     expected = numpy_batch_norm(x, scale, bias, axes=axes)
-    chex.assert_trees_all_close(f(*map(jnp.asarray, (x, scale, bias))), expected, rtol=1e-5, atol=1e-4)
+    for y in f(*map(jnp.asarray, (x, scale, bias))):
+        chex.assert_trees_all_close(y, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 0.3])

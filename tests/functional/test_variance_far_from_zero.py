@@ -16,7 +16,7 @@ WAYS = {
     "two passes": {"use_fast_variance": False},
     "masked": {"mask": np.arange(512)[:, None] % 3 > 0},
 }
-DATA = {"N(1e4, 1)": (1e4, 1.0), "N(1e3, 0.1)": (1e3, 0.1), "N(-1e4, 1)": (-1e4, 1.0), "N(1e6, 10)": (1e6, 10.0)}
+DATA = {"N(1e4, 1)": (1e4, 1.0), "N(1e3, 0.1)": (1e3, 0.1), "N(1e6, 10)": (1e6, 10.0)}
 
 
 def draw(*shape, mean, std, seed=0):

@@ -57,6 +57,12 @@ def flax_allowed(f, *args, **kwargs):
         return f(*args, **kwargs)
 
 
+def some_variables(model, x):
+    """Shapes as `init` gives them, without compiling it; values that are neither 0 nor 1."""
+    leaves, tree = jax.tree.flatten(flax_allowed(jax.eval_shape, model.init, jax.random.key(0), x))
+    return jax.tree.unflatten(tree, [0.1 + jnp.abs(draw(*leaf.shape, seed=i)) for i, leaf in enumerate(leaves)])
+
+
 def train(model, variables, x, mask):
     def loss(params):
         y, updates = model.apply({**variables, "params": params}, x, mask, mutable=["batch_stats"])
@@ -72,35 +78,36 @@ def test_a_lifted_model_trains_as_with_the_norm_of_flax(transform, masked):
     # The custom derivative under rematerialisation, statistics stacked by scan: output, state and gradients.
     x, mask = draw(6, WIDTH), jnp.arange(6)[:, None] < 4 if masked else None
     ours, theirs = (Model(norm, transform, WITHOUT_MOMENTS) for norm in (normjax.BatchNorm, nn.BatchNorm))
-    variables = flax_allowed(jax.jit(ours.init), jax.random.key(0), x, mask)
-    chex.assert_trees_all_equal_shapes(variables, flax_allowed(jax.eval_shape, theirs.init, jax.random.key(0), x, mask))
+    variables = some_variables(ours, x)
+    chex.assert_trees_all_equal_shapes(variables, some_variables(theirs, x))
     actual, expected = (train(model, variables, x, mask) for model in (ours, theirs))
     chex.assert_trees_all_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("transform", ["remat", "scan", "scan of remat", "vmap"])
+@pytest.mark.parametrize("transform", ["remat", "scan", "vmap"])
 def test_moments_are_collected_inside_a_lifted_model(transform):
     # Lifting narrows what is mutable; the request must reach the layer, at `init` it must not.
     x, model = draw(6, WIDTH), Model(normjax.BatchNorm, transform, WITH_MOMENTS)
-    variables = flax_allowed(jax.jit(model.init), jax.random.key(0), x)
+    variables = some_variables(model, x)
     assert "batch_moments" not in variables
     apply = jax.jit(lambda given: model.apply(given, x, mutable=["batch_moments"])[1])
     updates = flax_allowed(apply, variables)
     twice = flax_allowed(apply, {**variables, **updates})
     assert set(updates) == {"batch_moments"}
 
-    kernels = np.asarray(variables["params"]["blocks"]["dense"]["kernel"], np.float64).reshape(-1, WIDTH, WIDTH)
-    count, mean, m2 = numpy_moments(np.asarray(x, np.float64) @ kernels[0], (0,))
+    dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["blocks"]["dense"])
+    kernel, bias = dense["kernel"].reshape(-1, WIDTH, WIDTH)[0], dense["bias"].reshape(-1, WIDTH)[0]
+    count, mean, m2 = numpy_moments(np.asarray(x, np.float64) @ kernel + bias, (0,))
     for passes, collected in ((1, updates), (2, twice)):
         first = [part.reshape(-1, WIDTH)[0] for part in collected["batch_moments"]["blocks"]["norm"]["moments"]]
         chex.assert_trees_all_close(first, [passes * count, mean, passes * m2], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("transform", ["remat", "scan", "vmap"])
+@pytest.mark.parametrize("transform", ["remat", "scan"])
 def test_mutable_true_collects_nothing_inside_a_lifted_model(transform):
     # A model that names the collections of Flax to its transforms, and a caller who never heard of moments.
     x, model = draw(6, WIDTH), Model(normjax.BatchNorm, transform, WITHOUT_MOMENTS)
-    variables = flax_allowed(jax.jit(model.init), jax.random.key(0), x)
+    variables = some_variables(model, x)
     named, everything = (
         flax_allowed(jax.jit(lambda given, m=m: model.apply(given, x, mutable=m)[1]), variables)
         for m in (["batch_stats"], True)
