@@ -64,15 +64,27 @@ def test_predictions_are_sorted_and_share_one_probability(command, finished, pic
     assert sum(got) < 1
 
 
-def test_a_picture_of_another_kind_and_size_is_brought_to_that_of_the_network(command, finished, tmp_path):
-    # In colour, and each pixel as a block of 3 x 3: what is left of it is the digit again.
-    small = digit_file(tmp_path / "small.png", 3)
-    large = tmp_path / "large.bmp"
-    with Image.open(small) as image:
-        image.convert("RGB").resize((24, 24), Image.Resampling.NEAREST).save(large)
-    _, out, _ = command("predict", finished, small, large, "--json")
+def test_a_picture_of_another_kind_is_brought_to_that_of_the_network(command, finished, tmp_path):
+    # In colour and in another format, the grey levels are the same.
+    grey = digit_file(tmp_path / "grey.png", 3)
+    colour = tmp_path / "colour.bmp"
+    with Image.open(grey) as image:
+        image.convert("RGB").save(colour)
+    _, out, _ = command("predict", finished, grey, colour, "--json")
     first, second = json.loads(out)
-    assert first["predictions"][0]["class"] == second["predictions"][0]["class"]
+    assert first["predictions"] == second["predictions"]
+
+
+def test_a_picture_of_another_size_is_brought_to_that_of_the_network(command, finished, tmp_path):
+    # Resized beforehand by Pillow's bilinear filter, or by the command: the same picture for the network.
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    with Image.open(digit_file(tmp_path / "digit.png", 3)) as image:
+        image.resize((24, 24), Image.Resampling.NEAREST).save(large)
+    with Image.open(large) as image:
+        image.resize((8, 8), Image.Resampling.BILINEAR).save(small)
+    _, out, _ = command("predict", finished, large, small, "--json")
+    first, second = json.loads(out)
+    assert first["predictions"] == second["predictions"]
 
 
 def test_the_table_of_predictions_names_picture_and_class(command, finished, pictures):

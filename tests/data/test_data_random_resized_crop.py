@@ -10,13 +10,14 @@ from PIL import Image
 
 from normjax.data.transforms import random_resized_crop
 
-HEIGHT, WIDTH, SIDE = 14, 18, 5
+HEIGHT, WIDTH = 14, 18
+ROWS, COLUMNS = 5, 4  # of the result
 LAST = 1 - 2.0**-53  # the greatest number a generator draws
 
 
-def pil_resize(image, side):
+def pil_resize(image):
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
+    return np.asarray(picture.resize((COLUMNS, ROWS), Image.Resampling.BILINEAR)).reshape(ROWS, COLUMNS, -1)
 
 
 @cache
@@ -30,14 +31,14 @@ def crops(channels=3):
     image, found = picture(channels), {}
     for height, width in product(range(1, HEIGHT + 1), range(1, WIDTH + 1)):
         for top, left in product(range(HEIGHT - height + 1), range(WIDTH - width + 1)):
-            resized = pil_resize(image[top : top + height, left : left + width], SIDE)
+            resized = pil_resize(image[top : top + height, left : left + width])
             found[resized.tobytes()] = top, left, height, width
     return found
 
 
 def crop_of(*u, channels=3):
     """Which crop the numbers give, and whether it is mirrored."""
-    out = random_resized_crop(SIDE, SIDE).apply([picture(channels)], np.array([u]))[0]
+    out = random_resized_crop(ROWS, COLUMNS).apply([picture(channels)], np.array([u]))[0]
     plain, mirrored = (crops(channels).get(np.ascontiguousarray(side).tobytes()) for side in (out, out[:, ::-1]))
     assert plain or mirrored, f"the numbers {u} give no crop of the picture"
     return plain or mirrored, plain is None

@@ -29,7 +29,7 @@ def test_every_convolution_and_hidden_product_is_in_bfloat16(name):
     assert kinds == ["bfloat16"] * (len(heavy) - 1) + ["float32"]  # the head is float32
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
 def test_results_are_those_of_float32_to_the_precision_of_bfloat16(name):
     x = images()
     half, full = network(name, dtype="bfloat16"), network(name)

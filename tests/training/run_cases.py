@@ -78,5 +78,6 @@ def assert_same_bits(a: Any, b: Any) -> None:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file below a directory with its bytes."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    """Every file below a directory with its bytes, but for the note of who looked last."""
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}

@@ -1,5 +1,6 @@
 """The run directory: one trainer at a time, one config, nothing half written, nothing foreign touched."""
 
+import contextlib
 import errno
 import json
 import os
@@ -27,11 +28,19 @@ sys.stdin.read()
 """
 
 
-def begun(path, config=None):
+@contextlib.contextmanager
+def held(path):
     run = RunDirectory(path)
     run.acquire()
-    run.record(config or tiny_config(), tiny_info())
-    run.release()
+    try:
+        yield run
+    finally:
+        run.release()
+
+
+def begun(path, config=None):
+    with held(path) as run:
+        run.record(config or tiny_config(), tiny_info())
     return run
 
 
@@ -48,9 +57,8 @@ def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path):
             RunDirectory(tmp_path).acquire()
         holder.stdin.close()
         assert holder.wait() == 0
-    run = RunDirectory(tmp_path)
-    run.acquire()
-    run.release()
+    with held(tmp_path):
+        pass
 
 
 def test_a_second_trainer_in_one_process_is_kept_out_too(tmp_path):
@@ -118,11 +126,8 @@ def test_data_that_changed_are_refused(tmp_path):
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    run = RunDirectory(tmp_path)
-    run.acquire()
-    with pytest.raises(UserError, match=r"is no run directory: it holds thesis.tex"):
+    with held(tmp_path) as run, pytest.raises(UserError, match=r"is no run directory: it holds thesis.tex"):
         run.check_config(TrainConfig())
-    run.release()
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -135,10 +140,8 @@ def test_a_path_that_cannot_be_made_is_refused(tmp_path, name):
 
 
 def test_a_directory_in_which_no_run_began_is_removed_again(tmp_path):
-    run = RunDirectory(tmp_path / "runs" / "run")
-    run.acquire()
-    run.check_config(TrainConfig())
-    run.release()
+    with held(tmp_path / "runs" / "run") as run:
+        run.check_config(TrainConfig())
     assert list((tmp_path / "runs").iterdir()) == []
     # One in which a run began stays.
     assert begun(tmp_path / "runs" / "run").config_file.exists()
@@ -147,11 +150,9 @@ def test_a_directory_in_which_no_run_began_is_removed_again(tmp_path):
 def test_a_directory_that_cannot_be_removed_stays_without_a_word(monkeypatch, tmp_path):
     # The current directory, or one where a disk is mounted.
     monkeypatch.chdir(tmp_path)
-    run = RunDirectory(Path("."))
-    run.acquire()
-    run.release()
-    run.acquire()
-    run.release()
+    for _ in range(2):
+        with held(Path(".")):
+            pass
 
 
 @pytest.mark.parametrize("failing", ["write_text", "replace"])
@@ -170,24 +171,20 @@ def test_json_is_the_old_or_the_new_never_half(monkeypatch, tmp_path, failing):
 
 def test_a_run_that_could_not_be_written_down_may_be_begun_again(monkeypatch, tmp_path):
     # The disk is full after the first of two files; once there is room, the same command must do.
-    run = RunDirectory(tmp_path / "run")
     write, calls = Path.write_text, []
 
     def full_at_the_second(self, text):
         calls.append(self)
         return write(self, text) if len(calls) == 1 else disk_full()
 
-    run.acquire()
-    with monkeypatch.context() as patch:
+    with held(tmp_path / "run") as run, monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full_at_the_second)
         with pytest.raises(UserError, match="No space left on device"):
             run.record(tiny_config(), tiny_info())
-    run.release()
-    again = RunDirectory(run.path)
-    again.acquire()
-    again.check_config(tiny_config())
-    again.record(tiny_config(), tiny_info())
-    again.release()
+    with held(tmp_path / "run") as run:
+        run.check_config(tiny_config())
+        run.record(tiny_config(), tiny_info())
+    assert run.read_config() == tiny_config()
 
 
 @pytest.mark.parametrize(

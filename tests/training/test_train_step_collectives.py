@@ -42,12 +42,11 @@ def test_n_norms_cost_2n_plus_1_collectives(mode, masked):
     assert kinds == ["all-gather"] * norms + ["all-reduce"] * (norms + 1)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-def test_micro_batches_share_the_sum_of_gradients(mode):
+def test_micro_batches_share_the_sum_of_gradients():
     # Statistics belong to each micro-batch; gradients, loss and counts cross the devices once, after the last.
     # XLA may put sums together, so it is the numbers they hold that are counted.
     features, parts = 8 + 6, 3
-    steps = Steps(tiny_config(mode, micro_batches=parts, batch_size=48), devices=4)
+    steps = Steps(tiny_config(micro_batches=parts, batch_size=48), devices=4)
     summed = sum(count for kind, count in collectives(steps, draw_batch(48)) if kind == "all-reduce")
     parameters = 16 * 8 + 8 * 6 + 6 * 10 + 10 + 2 * features
     assert summed == parameters + 3 + 2 * features * parts

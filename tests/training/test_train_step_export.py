@@ -19,7 +19,7 @@ def test_the_step_of_a_convolutional_network_lowers_for_all_platforms():
     # Export takes jitted functions only: the step goes by its shard_map form, here over two devices.
     config = tiny_config(
         "shard_map",
-        model=ModelConfig(name="convnet", widths=(4, 8), dense=(8,)),
+        model=ModelConfig(name="convnet", widths=(4,), dense=(8,)),
         optimizer=OptimizerConfig(name="adamw", learning_rate=0.01),
         label_smoothing=0.1,
         ema_decay=0.9,

@@ -22,13 +22,19 @@ from normjax.training.step import Images
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-SMOOTHING = 0.2
+SMOOTHING, RATE = 0.2, 0.1
 MODES = ("pmap", "shard_map")
 
 
 @pytest.fixture(scope="module")
 def smoothed():
-    return Steps(tiny_config(label_smoothing=SMOOTHING))
+    """Plain gradient descent, warmed up from a rate of 0.1 to 1 over 10 of 20 steps."""
+    config = tiny_config(
+        label_smoothing=SMOOTHING,
+        optimizer=OptimizerConfig(learning_rate=10 * RATE, momentum=0, nesterov=False, weight_decay=0),
+        schedule=ScheduleConfig(name="constant", warmup_epochs=2),
+    )
+    return Steps(config)
 
 
 def test_uint8_pixels_are_scaled_per_channel():
@@ -66,15 +72,6 @@ def test_loss_and_counts_are_those_of_numpy(smoothed, masked):
     np.testing.assert_allclose(metrics.loss, losses[valid].mean(), rtol=1e-5)
 
 
-def test_gradient_norm_is_the_length_of_the_move_over_the_rate(smoothed):
-    # Plain gradient descent without decay moves by rate times gradient.
-    start = smoothed.start()
-    after, (metrics,) = smoothed.run([draw_batch()], start)
-    moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after.params, start.params))
-    length = np.sqrt(sum((leaf**2).sum() for leaf in moved))
-    np.testing.assert_allclose(metrics.gradient_norm, length / 0.1, rtol=1e-4)
-
-
 def test_gradient_is_the_slope_of_the_numpy_loss(smoothed):
     # Two-sided differences of the float64 loss along the move; autodiff and its masks have no part in them.
     batch = scaled(draw_batch(valid=uneven_mask(32, (5, 1, 8, 2))))
@@ -88,25 +85,19 @@ def test_gradient_is_the_slope_of_the_numpy_loss(smoothed):
         return numpy_cross_entropy(logits, batch["label"], SMOOTHING)[batch["mask"]].mean()
 
     slope = (loss(1e-4) - loss(-1e-4)) / 2e-4
-    np.testing.assert_allclose(slope, -0.1 * metrics.gradient_norm**2, rtol=1e-3)
+    np.testing.assert_allclose(slope, -RATE * metrics.gradient_norm**2, rtol=1e-3)
 
 
-def test_learning_rate_told_is_that_of_the_update():
-    # Warm-up over 10 of 20 steps: the first update has a tenth of the peak, not none.
-    config = tiny_config(
-        optimizer=OptimizerConfig(learning_rate=0.5, momentum=0, nesterov=False, weight_decay=0),
-        schedule=ScheduleConfig(name="constant", warmup_epochs=2),
-    )
-    steps = Steps(config)
-    state = steps.start()
+def test_learning_rate_told_is_that_of_the_update(smoothed):
+    # The first update has a tenth of the peak, not none; the rate told is the one the weights moved by.
+    state = smoothed.start()
     for number in range(1, 4):
         before = state
-        state, (metrics,) = steps.run([draw_batch(seed=number)], before)
-        np.testing.assert_allclose(metrics.learning_rate, 0.5 * number / 10, rtol=1e-6)
-        bias, old = state.params["head"]["bias"], before.params["head"]["bias"]
-        kernel, old_kernel = state.params["head"]["kernel"], before.params["head"]["kernel"]
-        assert np.abs(kernel - old_kernel).max() > 0
-        assert np.abs(bias - old).max() > 0
+        state, (metrics,) = smoothed.run([draw_batch(seed=number)], before)
+        np.testing.assert_allclose(metrics.learning_rate, number * RATE, rtol=1e-6)
+        moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, state.params, before.params))
+        length = np.sqrt(sum((leaf**2).sum() for leaf in moved))
+        np.testing.assert_allclose(length, metrics.learning_rate * metrics.gradient_norm, rtol=1e-4)
     assert (state.step, state.updates, state.skipped_in_row) == (3, 3, 0)
 
 
@@ -123,7 +114,7 @@ def test_the_step_is_traced_once(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_old_state_gives_its_memory_to_the_new(mode):
-    steps = Steps(tiny_config(mode), devices=2)
+    steps = Steps(tiny_config(mode, ema_decay=0.9), devices=2)
     old = steps.parallel.replicate(steps.start())
     new, _ = steps.step(old, steps.parallel.shard(draw_batch()))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))

@@ -6,10 +6,11 @@ import pytest
 from run_cases import PowerCutError, assert_same_bits, contents, metrics_of, poison, run_config, state_of, stop_after
 
 from normjax.errors import UserError
+from normjax.training import loop
 from normjax.training.loop import train
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
 
 
 def test_images_that_become_nan_end_the_run_and_cost_nothing(monkeypatch, tmp_path):
@@ -109,15 +110,33 @@ def test_what_cannot_begin_leaves_no_directory(tmp_path, wrong, message):
     assert not (tmp_path / "runs" / "run").exists()
 
 
-def test_what_cannot_begin_leaves_an_earlier_run_as_it_was(monkeypatch, tmp_path):
-    path = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        with pytest.raises(PowerCutError):
-            train(run_config(), path)
-    before = contents(path)
+def test_what_cannot_begin_leaves_an_earlier_run_as_it_was(straight_run):
+    before = contents(straight_run.path)
     with pytest.raises(UserError, match=r"label_smoothing: 0.0 -> 0.1"):
-        train(run_config(label_smoothing=0.1), path)
-    after = contents(path)
-    # The lock names the process that looked.
-    assert {**after, ".lock": b""} == {**before, ".lock": b""}
+        train(run_config(label_smoothing=0.1), straight_run.path)
+    assert contents(straight_run.path) == before
+
+
+@pytest.mark.parametrize("closing", ["works", "fails"])
+def test_a_run_that_fails_stops_writing_before_it_lets_go_of_its_directory(monkeypatch, tmp_path, closing):
+    # A checkpoint still on its way when the next trainer takes the directory would be swept away under its feet.
+    order = []
+    close, release = loop.Checkpoints.close, loop.RunDirectory.release
+
+    def closed(self):
+        order.append("close")
+        close(self)
+        if closing == "fails":  # as on a full disk
+            raise UserError("closing failed too")
+
+    def released(self):
+        order.append("release")
+        release(self)
+
+    monkeypatch.setattr(loop.Checkpoints, "close", closed)
+    monkeypatch.setattr(loop.RunDirectory, "release", released)
+    stop_after(monkeypatch, 4)
+    # What went wrong first is what is reported.
+    with pytest.raises(PowerCutError):
+        train(run_config(), tmp_path / "run")
+    assert order == ["close", "release"]

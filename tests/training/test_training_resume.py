@@ -13,7 +13,7 @@ from normjax.training.loop import train
 from normjax.training.parallel import DataParallel
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
 
 CHANGING = ("seconds", "images_per_second", "finished")
 
@@ -32,7 +32,7 @@ def assert_same_run(path, other):
 
 
 @pytest.mark.parametrize(
-    "stops", [(2,), (11,), (14,), (4, 14, 20), (21,)], ids=lambda stops: "at " + " and ".join(map(str, stops))
+    "stops", [(2,), (11,), (4, 14, 20), (21,)], ids=lambda stops: "at " + " and ".join(map(str, stops))
 )
 def test_a_run_stopped_at_any_step_ends_as_if_it_had_not(straight_run, monkeypatch, tmp_path, stops):
     # 2: before any checkpoint; 4, 14, 20: within an epoch, between checkpoints; 11, 21: after an epoch, not validated.
@@ -46,12 +46,11 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not(straight_run, monkeypat
     assert {**summary, **dict.fromkeys(CHANGING)} == {**straight_run.summary, **dict.fromkeys(CHANGING)}
 
 
-@pytest.mark.parametrize("threads", [1, 5])
-def test_another_number_of_reading_threads_changes_nothing(straight_run, monkeypatch, tmp_path, threads):
+def test_another_number_of_reading_threads_changes_nothing(straight_run, monkeypatch, tmp_path):
     # Augmentation belongs to (seed, step), not to the thread that happens to do it.
     path = tmp_path / "run"
     stopped(monkeypatch, run_config(), path, 14)
-    train(run_config(run={"threads": threads}), path)
+    train(run_config(run={"threads": 5}), path)
     assert_same_run(path, straight_run.path)
 
 
@@ -77,7 +76,7 @@ def test_everything_a_state_holds_goes_on(monkeypatch, tmp_path):
 def test_the_seconds_of_all_parts_are_counted(monkeypatch, tmp_path):
     path = tmp_path / "run"
     stopped(monkeypatch, run_config(), path, 14)
-    saved = json.loads((path / "checkpoints" / "12" / "meta" / "metadata").read_text())["seconds"]
+    saved = json.loads((path / "checkpoints" / "9" / "meta" / "metadata").read_text())["seconds"]
     summary = train(run_config(), path)
     assert summary["seconds"]["training"] > saved["training"] > 0
     assert summary["images_per_second"] == pytest.approx(STEPS * 128 / summary["seconds"]["training"], rel=1e-3)

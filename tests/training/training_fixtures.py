@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from run_cases import FinishedRun, run_config
 
-from normjax.training.loop import train
+from normjax.training import loop
 
 
 def _keep_compiled_programs_in(folder: Path | None, seconds: float) -> None:
@@ -37,8 +37,15 @@ def compiled_once(compiled_programs) -> Iterator[None]:
     _keep_compiled_programs_in(None, 1)
 
 
+@pytest.fixture
+def without_pictures(monkeypatch) -> None:
+    """Drawing them takes longer than a tiny training."""
+    for name in ("plot_curves", "plot_confusion"):
+        monkeypatch.setattr(loop, name, lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def straight_run(compiled_programs, tmp_path_factory) -> FinishedRun:  # noqa: ARG001 - compiles into that folder
     """Two epochs of digits on 8 devices, never interrupted; all its checkpoints are kept."""
     path = tmp_path_factory.mktemp("straight") / "run"
-    return FinishedRun(path, run_config(), train(run_config(), path))
+    return FinishedRun(path, run_config(), loop.train(run_config(), path))
