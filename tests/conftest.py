@@ -1,5 +1,7 @@
 """Every test runs with 8 simulated devices, strict rank promotion and shapes checked at run time."""
 
+import os
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -7,7 +9,9 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # most of a test's time is compilation
+# Most of a test's time is compilation. Processes that a test starts compute with the same programs.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 install_import_hook("normjax.functional", "beartype.beartype")
 
 

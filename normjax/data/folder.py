@@ -52,10 +52,12 @@ def load_folder(root: Path, split: str, seed: int) -> Source:
     """One split of a folder: ``root/SPLIT/CLASS/*``, or an 80/20 split of ``root/CLASS/*`` by the seed.
 
     Raises:
-      UserError: the folder is missing or has no classes with pictures.
+      UserError: the folder is missing, has no classes with pictures, or one of train and test alone.
     """
     if (root / "train").is_dir() and (root / "test").is_dir():
         return FolderSource(root / split)
+    if (root / "train").is_dir() or (root / "test").is_dir():
+        raise UserError(f"data folder {root} has only one of train and test; it needs both, or classes alone.")
     source = FolderSource(root)
     train, test = stratified_split(source.labels, share=0.2, seed=seed)
     return Subset(source, train if split == "train" else test)

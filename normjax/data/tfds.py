@@ -50,7 +50,15 @@ class TfdsSource(Source):
             for index, record in zip(indices, records, strict=True)
         ]
         labels = check_labels(np.array([record["label"] for record in records]), len(self.classes), self.name, indices)
-        return (np.stack(images) if self.image_shape else images), labels
+        if self.image_shape is None:
+            return images, labels
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != self.image_shape:
+                raise UserError(
+                    f"{self.name}, record {index}: an image of shape {image.shape}, where the data set declares "
+                    f"{self.image_shape}."
+                )
+        return np.stack(images), labels
 
     def _unreadable(self, indices: list[int], error: Exception) -> str:
         """Which record it was: the reader only tells that one of them failed."""

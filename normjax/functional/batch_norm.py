@@ -74,9 +74,7 @@ def batch_norm(
       Covariate Shift <https://arxiv.org/abs/1502.03167>`_, 2015.
     """
     features = canonical_axes(x.ndim, axis)
-    _check_affine(x, features, scale=scale, bias=bias)
-    if epsilon < 0:
-        raise ValueError(f"epsilon={epsilon} is negative; use 0 or more.")
+    _check(x, features, epsilon, scale=scale, bias=bias)
     axes = tuple(i for i in range(x.ndim) if i not in features)
     groups = None if axis_index_groups is None else tuple(tuple(int(i) for i in group) for group in axis_index_groups)
     form = _Form(axes, float(epsilon), axis_name, groups, use_fast_variance, jnp.dtype(dtype or x.dtype))
@@ -112,7 +110,8 @@ def normalize(
       The normalised activations, shape of ``x``.
 
     Raises:
-      ValueError: ``axis`` is out of range or a statistic has another shape than the features.
+      ValueError: ``axis`` is out of range, a statistic has another shape than the features, or
+        ``epsilon`` is negative.
 
     Example:
       >>> print(normalize(jnp.array([[5.0]]), jnp.array([1.0]), jnp.array([4.0]), epsilon=0.0))
@@ -122,7 +121,7 @@ def normalize(
       Ioffe, Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, 2015.
     """
     features = canonical_axes(x.ndim, axis)
-    _check_affine(x, features, mean=mean, variance=variance, scale=scale, bias=bias)
+    _check(x, features, epsilon, mean=mean, variance=variance, scale=scale, bias=bias)
     axes = tuple(i for i in range(x.ndim) if i not in features)
     wide = statistics_dtype(x.dtype)
     # Centre first: folding the mean into the bias would cancel for data far from zero.
@@ -270,7 +269,9 @@ def _affine(y: Array, scale: Array | None, bias: Array | None, axes: tuple[int, 
     return y
 
 
-def _check_affine(x: Array, features: tuple[int, ...], **parameters: Array | None) -> None:
+def _check(x: Array, features: tuple[int, ...], epsilon: float, **parameters: Array | None) -> None:
+    if epsilon < 0:
+        raise ValueError(f"epsilon={epsilon} is negative; use 0 or more.")
     expected = tuple(x.shape[axis] for axis in features)
     for name, value in parameters.items():
         if value is not None and value.shape != expected:

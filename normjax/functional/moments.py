@@ -217,10 +217,15 @@ def _merge_devices(local: Moments, axis_name: AxisName, groups: AxisIndexGroups,
 
 
 def _gather(x: Array, axis_name: AxisName, groups: AxisIndexGroups) -> Array:
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    # shard_map with check_vma=True wants to be told that the result is the same on all devices.
-    tracked = groups is None and all(name in _varying_axes(x) for name in names)
-    return lax.all_gather(x, axis_name, axis_index_groups=groups, to="invarying" if tracked else "varying")
+    """The value of every device, along a new leading axis."""
+    gathered = x[None]
+    # One name after the other: JAX gathers over several at once only where none of them is an axis of vmap.
+    for name in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        # shard_map with check_vma=True wants to be told that the result is the same on all devices.
+        to = "invarying" if groups is None and name in _varying_axes(gathered) else "varying"
+        gathered = lax.all_gather(gathered, name, axis_index_groups=groups, to=to)
+        gathered = gathered.reshape(-1, *x.shape)
+    return gathered
 
 
 def _varying_axes(x: Array) -> frozenset:

@@ -21,6 +21,7 @@ class DataParallel:
       devices: the devices, all by default.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> parallel = DataParallel("shard_map", jax.devices()[:1])
       >>> step = parallel.map(lambda s, b: (s + jax.lax.psum(b.sum(), AXIS), b), ("replicated", "sharded"))
       >>> state, echo = step(parallel.replicate(jnp.zeros(())), parallel.shard(jnp.ones(4)))

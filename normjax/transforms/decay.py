@@ -19,6 +19,7 @@ def decay_mask(params: Any) -> Any:
       A tree of bools of the same structure, for ``optax.add_decayed_weights(..., mask=decay_mask)``.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> decay_mask({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
       {'bias': False, 'kernel': True}
 

@@ -6,6 +6,7 @@ from data_cases import distinct_pixels, identities
 from tfds_standin import encoded
 
 from normjax.data import load_dataset, load_source
+from normjax.data.folder import load_folder
 from normjax.data.options import DataConfig
 from normjax.errors import UserError
 
@@ -152,3 +153,11 @@ def test_a_missing_folder_is_named_with_the_option_that_gives_it(tmp_path):
 def test_an_unknown_split_names_those_there_are(flat):
     with pytest.raises(UserError, match=r"no split 'valid'; use train or test"):
         load(flat[0], "valid")
+
+
+def test_train_without_test_is_no_class(tmp_path):
+    # Or the folders of the splits would be taken for the classes.
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="has only one of train and test; it needs both"):
+        load_folder(tmp_path, "train", seed=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from data_cases import TINY_CLASSES, distinct_pixels, records
-from tfds_standin import write_records
+from tfds_standin import encoded, write_records
 
 from normjax.data import load_source
 from normjax.data.load import load_dataset
@@ -61,6 +61,17 @@ def test_a_record_that_holds_no_picture_is_named(tmp_path):
     source = load_source("tiny", "train", seed=0, data_dir=tmp_path)
     with pytest.raises(UserError, match=r"^tiny \(train\), record 5: not a picture"):
         source.read([3, 5, 4])
+
+
+def test_a_record_of_another_size_than_declared_is_named(tmp_path):
+    # TFDS does not check it when it writes encoded bytes.
+    features = {"image": tfds.features.Image(shape=(6, 5, 3)), "label": tfds.features.ClassLabel(names=TINY_CLASSES)}
+    examples = records(distinct_pixels(4, 6, 5, 3))
+    examples[2]["image"] = encoded(distinct_pixels(1, 7, 5, 3)[0])
+    write_records(tmp_path, "tiny", {"train": examples}, features)
+    source = load_source("tiny", "train", seed=0, data_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^tiny \(train\).* record 2\b"):
+        source.read([0, 2, 1])
 
 
 @pytest.fixture
