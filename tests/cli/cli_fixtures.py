@@ -77,7 +77,10 @@ def process() -> Callable[..., Answer]:
     """Runs Python in another process, on as many simulated devices as here."""
 
     def call(*arguments: object) -> Answer:
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "COLUMNS": "200"}
+        # Compiled as here, so that numbers can be compared bit by bit.
+        plain = str(jax.config.read("jax_disable_most_optimizations"))
+        settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_DISABLE_MOST_OPTIMIZATIONS": plain}
+        environment = {**os.environ, **settings, "COLUMNS": "200"}
         words = [sys.executable, *map(str, arguments)]
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         return Answer(done.returncode, done.stdout, done.stderr)

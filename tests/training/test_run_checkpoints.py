@@ -73,6 +73,7 @@ def test_a_state_comes_back_bit_for_bit(opened, tmp_path):
         (2, {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}, [3, 4], 4),
         # The later of equals: it has learned longer, and old ones may go.
         (1, {1: 0.5, 2: 0.7, 3: 0.7, 4: 0.6}, [3, 4], 3),
+        (3, {1: 0.7, 2: 0.7, 3: 0.6}, [1, 2, 3], 2),
         # Between the epochs nothing is measured: those are kept as the latest, never as the best.
         (2, {1: None, 2: 0.7, 3: None, 4: None, 5: None}, [2, 4, 5], 2),
         (2, {1: None, 2: None, 3: None}, [2, 3], None),
