@@ -46,11 +46,11 @@ def moments(
 
     .. math:: n = \sum_i 1, \qquad \mu = \frac1n \sum_i x_i, \qquad M = \sum_i |x_i - \mu|^2.
 
-    One pass over the data shifts by the mean :math:`K` of the first slice and corrects at the end,
-    :math:`M = \sum |x_i - K|^2 - |\sum (x_i - K)|^2 / n`. With :math:`s` slices,
-    :math:`|\mu - K|^2 \le (s - 1)\, M / n`, so at most a factor of :math:`s` is lost to
-    cancellation, however far the data lie from zero. Devices exchange their moments in one
-    collective and merge them weighted by count.
+    One pass over the data shifts by the mean :math:`K` of its first slices and corrects at the end,
+    :math:`M = \sum |x_i - K|^2 - |\sum (x_i - K)|^2 / n`. With the mean of :math:`k` out of :math:`s`
+    slices, :math:`|\mu - K|^2 \le (s / k - 1)\, M / n`, so at most a factor of :math:`s / k` is lost to
+    cancellation, however far the data lie from zero; k is one slice for each 1,024, at least one.
+    Devices exchange their moments in one collective (for each named axis) and merge them weighted by count.
 
     Args:
       x: values, any floating or complex type; statistics are at least float32.
@@ -176,8 +176,10 @@ def _full_moments(x: Array, axes: tuple[int, ...], use_fast_variance: bool) -> M
     size = math.prod(x.shape[axis] for axis in axes)
     if size == 0:
         return empty_moments(shape, x.dtype)
-    # The shift is the mean of the first slice, or of everything. No gradient: the result does not depend on it.
-    sample = lax.slice_in_dim(x, 0, 1, axis=axes[0]) if use_fast_variance and axes else x
+    sample = x
+    if use_fast_variance and axes:
+        sample = lax.slice_in_dim(x, 0, max(1, x.shape[axes[0]] // 1024), axis=axes[0])
+    # No gradient through the shift: the result does not depend on it.
     shift = lax.stop_gradient(sample.mean(axes, keepdims=True))
     shifted = x - shift
     total = shifted.sum(axes)

@@ -116,4 +116,4 @@ def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, tuple]:
 
 def _save(figure: Any, file: Path, title: str) -> None:
     figure.suptitle(title, fontsize=11)
-    figure.savefig(file, dpi=130)
+    figure.savefig(file, dpi=130, bbox_inches="tight", pad_inches=0.12)

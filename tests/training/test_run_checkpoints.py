@@ -113,6 +113,17 @@ def test_another_network_is_refused(opened, tmp_path, like, part):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("file", ["state/_METADATA", "meta/metadata", "metrics/metrics"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(opened, tmp_path, file):
+    save(opened(tmp_path), {5: 0.5})
+    damaged = tmp_path / "checkpoints" / "5" / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.raises(UserError) as error:
+        opened(tmp_path).restore(5, draw_state())
+    assert str(tmp_path / "checkpoints") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(opened, tmp_path):
     checkpoints = opened(tmp_path)
     with pytest.raises(UserError, match=r"has no checkpoint 4; it has none"):
