@@ -19,6 +19,9 @@ class Checkpoints:
     Args:
       directory: ``checkpoints/`` of the run.
       keep: how many of the latest are kept, besides the one with the best validation accuracy.
+
+    Raises:
+      UserError: the directory cannot be read, or the metrics of a checkpoint are damaged.
     """
 
     def __init__(self, directory: Path, keep: int = 2):
@@ -27,14 +30,15 @@ class Checkpoints:
         )
         latest = checkpoint_managers.LatestN(keep)
         self.directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
-                best_fn=lambda metrics: metrics[_METRIC],
-                cleanup_tmp_directories=True,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+            best_fn=lambda metrics: metrics[_METRIC],
+            cleanup_tmp_directories=True,
         )
+        try:
+            self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the checkpoints in {directory} cannot be read: {_first_words(error)}") from error
 
     def save(self, step: int, state: Any, meta: dict[str, Any], accuracy: float | None = None) -> None:
         """Starts to write the state of ``step``; the training goes on meanwhile.
@@ -88,7 +92,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"checkpoint {self.directory / str(step)} does not fit this run: {str(error).splitlines()[0]}"
+                f"checkpoint {self.directory / str(step)} does not fit this run: {_first_words(error)}"
             ) from error
         for old, new in zip(jax.tree.leaves(restored["state"]), jax.tree.leaves(like), strict=True):
             if np.shape(old) != np.shape(new):
@@ -133,3 +137,9 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.directory} ({error}); "
             f"{f'the last good one is step {good[-1]}' if good else 'there is no earlier one'}."
         )
+
+
+def _first_words(error: Exception) -> str:
+    """The beginning of what may be pages."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:200]} …"
