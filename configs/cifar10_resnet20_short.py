@@ -2,7 +2,7 @@
 
     python train.py --config configs/cifar10_resnet20_short.py --data-dir DATA
 
-Expected: RESULT.
+Expected: about 79 % on the whole test set (measured, one run of seed 0: 79.18 %).
 """
 
 from normjax.data.options import DataConfig
