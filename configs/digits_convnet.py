@@ -2,7 +2,7 @@
 
     python train.py --config configs/digits_convnet.py
 
-Expected: about 99 % on the test set in about half a minute on 2 CPU cores (measured, five seeds; see WORKSPACE_NOTES.md).
+Expected: about 99 % on the test set, in about half a minute on 2 CPU cores (five seeds; see WORKSPACE_NOTES.md).
 """
 
 from normjax.training.config import TrainConfig
