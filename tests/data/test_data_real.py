@@ -15,13 +15,6 @@ def cifar10(real_data_dir):
     return load_dataset(DataConfig(name="cifar10", validation=0.0), seed=0, data_dir=real_data_dir)
 
 
-@pytest.fixture
-def mnist_dir(real_data_dir):
-    if not (real_data_dir / "mnist").is_dir():
-        pytest.skip("TFDS_DATA_DIR holds no mnist")
-    return real_data_dir
-
-
 def test_cifar10_has_its_published_sizes_and_classes(cifar10):
     assert cifar10.info.classes == tuple(CIFAR_CLASSES.split())
     for source, per_class in ((cifar10.train, 5000), (cifar10.test, 1000)):
