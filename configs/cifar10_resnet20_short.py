@@ -2,7 +2,7 @@
 
     python train.py --config configs/cifar10_resnet20_short.py --data-dir DATA
 
-Expected: about 79 % on the whole test set after 10 minutes on 2 CPU cores (measured with seed 0: 78.75 %, 10.5 minutes).
+Expected: about 79 % on the whole test set after 10 minutes on 2 CPU cores (measured with seed 0: 78.75 % and 10.5 min).
 """
 
 from normjax.data.options import DataConfig
