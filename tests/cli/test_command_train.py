@@ -107,6 +107,15 @@ def test_new_directories_do_not_meet(started, monkeypatch, tmp_path, config_file
     assert all("experiment" in path.name for path in paths)
 
 
+@pytest.fixture
+def _interruptible():
+    # A shell ignores SIGINT in what it runs in the background, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interruption_is_said_and_the_run_goes_on_later(command, monkeypatch, tmp_path):
     # Ctrl-C in the middle of training: no traceback, the code of shells, and a directory to resume.
     flush = loop._Run._flush
