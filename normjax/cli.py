@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -65,7 +66,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
             from normjax.training.report import print_summary
 
             console = Console()
-            path = workdir or _new_workdir(config.stem if config else "digits")
+            path = workdir or _new_workdir(config.stem if config else options.data.name)
             summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console)
             print_summary(summary, path, console)
 
@@ -183,7 +184,8 @@ def _one_line(box: str) -> str:
 
 
 def _new_workdir(name: str) -> Path:
-    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    plain = re.sub(r"[^\w.-]+", "-", name)  # a TFDS name may have a config behind a slash
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{plain}"
     path, count = stem, 1
     while path.exists():
         count += 1

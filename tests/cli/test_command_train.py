@@ -107,6 +107,12 @@ def test_new_directories_do_not_meet(started, monkeypatch, tmp_path, config_file
     assert all("experiment" in path.name for path in paths)
 
 
+def test_a_new_directory_is_named_after_the_data(started):
+    # It said digits whatever was trained on.
+    assert started("--data.name", "folder")[1].name.endswith("-folder")
+    assert started("--data.name", "imagenet2012/full:1.0")[1].name.endswith("-imagenet2012-full-1.0")
+
+
 @pytest.fixture
 def _interruptible():
     # A shell ignores SIGINT in what it runs in the background, and Python then leaves it so.
