@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
