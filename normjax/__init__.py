@@ -8,16 +8,46 @@ __version__ = "0.1.0"
 # Public names and the module each lives in, imported when first used: `import normjax` stays light.
 _PUBLIC = {
     "BatchNorm": "normjax.linen",
+    "BatchRenorm": "normjax.linen",
+    "DecorrelatedBatchNorm": "normjax.linen",
+    "DecorrelatedLayerNorm": "normjax.linen",
+    "GhostBatchNorm": "normjax.linen",
     "make_norm": "normjax.linen",
+    "fold": "normjax.inference",
     "functional": "normjax.functional",
+    "inference": "normjax.inference",
     "linen": "normjax.linen",
+    "nnx": "normjax.nnx",
+    "precise_statistics": "normjax.inference",
 }
 
-__all__ = ["BatchNorm", "__version__", "functional", "linen", "make_norm"]
+__all__ = [
+    "BatchNorm",
+    "BatchRenorm",
+    "DecorrelatedBatchNorm",
+    "DecorrelatedLayerNorm",
+    "GhostBatchNorm",
+    "__version__",
+    "fold",
+    "functional",
+    "inference",
+    "linen",
+    "make_norm",
+    "nnx",
+    "precise_statistics",
+]
 
 if TYPE_CHECKING:
-    from normjax import functional, linen
-    from normjax.linen import BatchNorm, make_norm
+    from normjax import functional, inference, linen, nnx
+    from normjax.inference import fold, precise_statistics
+    from normjax.linen import (
+        BatchNorm,
+        BatchRenorm,
+        DecorrelatedBatchNorm,
+        DecorrelatedLayerNorm,
+        GhostBatchNorm,
+        make_norm,
+    )
 
 
 def __getattr__(name: str) -> Any:

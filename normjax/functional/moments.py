@@ -82,7 +82,7 @@ def moments(
     local = _masked_moments(x, axes, mask) if mask is not None else _full_moments(x, axes, use_fast_variance)
     if axis_name is None:
         return local
-    return _merge_devices(local, axis_name, axis_index_groups, counts_differ=mask is not None)
+    return merge_devices(local, axis_name, axis_index_groups, counts_differ=mask is not None)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -114,6 +114,25 @@ def merge(a: Moments, b: Moments) -> Moments:
     delta = b.mean - a.mean
     mean = a.mean + delta * share.astype(delta.dtype)
     return Moments(count, mean, a.m2 + b.m2 + abs_squared(delta) * a.count * share)
+
+
+def merge_stacked(stacked: Moments) -> Moments:
+    """Moments of the union of many disjoint sets, stacked along a leading axis.
+
+    Args:
+      stacked: moments with one entry a set and feature.
+
+    Returns:
+      The moments of all together, one entry a feature.
+
+    Example:
+      >>> x = jnp.arange(12.0).reshape(3, 2, 2)
+      >>> bool(jnp.allclose(merge_stacked(moments(x, (1,))).m2, moments(x, (0, 1)).m2))
+      True
+    """
+    count, mean = pooled_mean(stacked.count, stacked.mean)
+    deviations = stacked.count * abs_squared(stacked.mean - mean[None])
+    return Moments(count, mean, (stacked.m2 + deviations).sum(0))
 
 
 def empty_moments(shape: Sequence[int], dtype: Any = jnp.float32) -> Moments:
@@ -202,23 +221,29 @@ def _masked_moments(x: Array, axes: tuple[int, ...], mask: Array) -> Moments:
     return Moments(count.reshape(shape), mean.reshape(shape), m2.reshape(shape))
 
 
-def _merge_devices(local: Moments, axis_name: AxisName, groups: AxisIndexGroups, *, counts_differ: bool) -> Moments:
+def merge_devices(
+    local: Moments, axis_name: AxisName, groups: AxisIndexGroups = None, *, counts_differ: bool = True
+) -> Moments:
+    """The moments of all devices of ``axis_name`` together, by one gather; counts that are equal are not sent."""
     # A gather keeps each device's own mean; a sum of unshifted squares would lose the variance at large means.
     sent = local if counts_differ else (local.mean, local.m2)
-    gathered = _gather(jnp.stack([part.astype(local.mean.dtype) for part in sent]), axis_name, groups)
+    gathered = gather(jnp.stack([part.astype(local.mean.dtype) for part in sent]), axis_name, groups)
     mean, m2 = gathered[:, -2], jnp.real(gathered[:, -1])
     counts = jnp.real(gathered[:, 0]) if counts_differ else jnp.broadcast_to(local.count[None], m2.shape)
+    return merge_stacked(Moments(counts, mean, m2))
+
+
+def pooled_mean(counts: Array, means: Array) -> tuple[Array, Array]:
+    """Count and mean of the union of sets stacked along the leading axis, weighted by count."""
     count = counts.sum(0)
-    # Empty devices have mean 0 and weight 0. The mean of the deviations corrects what the rounding of the weights did
+    # Empty sets have mean 0 and weight 0. The mean of the deviations corrects what the rounding of the weights did
     # to the first estimate: an error common to all values would not average out in a gradient.
-    share = (counts / jnp.maximum(count, 1)[None]).astype(mean.dtype)
-    estimate = (share * mean).sum(0)
-    correction = (share * (mean - estimate[None])).sum(0)
-    pooled = estimate + correction
-    return Moments(count, pooled, (m2 + counts * abs_squared(mean - pooled[None])).sum(0))
+    share = (counts / jnp.maximum(count, 1)[None]).astype(means.dtype)
+    estimate = (share * means).sum(0)
+    return count, estimate + (share * (means - estimate[None])).sum(0)
 
 
-def _gather(x: Array, axis_name: AxisName, groups: AxisIndexGroups) -> Array:
+def gather(x: Array, axis_name: AxisName, groups: AxisIndexGroups) -> Array:
     """The value of every device, along a new leading axis."""
     gathered = x[None]
     # One name after the other: JAX gathers over several at once only where none of them is an axis of vmap.

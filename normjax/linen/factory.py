@@ -5,9 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from normjax.linen.batch_norm import BatchNorm
+from normjax.linen.batch_renorm import BatchRenorm
+from normjax.linen.decorrelated_batch_norm import DecorrelatedBatchNorm
+from normjax.linen.decorrelated_layer_norm import DecorrelatedLayerNorm
+from normjax.linen.ghost_batch_norm import GhostBatchNorm
 
 NormFactory = Callable[..., nn.Module]
 
@@ -22,7 +27,8 @@ def make_norm(name: str, **options: Any) -> NormFactory:
     ``layer(x, mask=mask)``, whichever norm it is: norms of single examples take no notice of either.
 
     Args:
-      name: ``batch_norm``, ``group_norm``, ``instance_norm``, ``layer_norm`` or ``rms_norm``.
+      name: ``batch_norm``, ``ghost_batch_norm``, ``batch_renorm``, ``decorrelated_batch_norm``,
+        ``decorrelated_layer_norm``, or Flax's ``group_norm``, ``instance_norm``, ``layer_norm``, ``rms_norm``.
       **options: fields of the layer, for example ``momentum=0.9``.
 
     Returns:
@@ -63,30 +69,26 @@ class PerExample:
     """A layer whose output for one example does not depend on the others, so it needs no mask of examples."""
 
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        del mask
+        if mask is not None and any(size != 1 for size in jnp.shape(mask)[1:]):
+            raise ValueError(
+                f"mask of shape {jnp.shape(mask)} tells parts of an example apart; this layer takes a mask of examples."
+            )
         return super().__call__(x)  # type: ignore[misc]
 
 
-class GroupNorm(PerExample, nn.GroupNorm):
-    """Flax's GroupNorm under the calling convention of ``make_norm``."""
-
-
-class InstanceNorm(PerExample, nn.InstanceNorm):
-    """Flax's InstanceNorm under the calling convention of ``make_norm``."""
-
-
-class LayerNorm(PerExample, nn.LayerNorm):
-    """Flax's LayerNorm under the calling convention of ``make_norm``."""
-
-
-class RMSNorm(PerExample, nn.RMSNorm):
-    """Flax's RMSNorm under the calling convention of ``make_norm``."""
+def _per_example(layer: type[nn.Module]) -> type[nn.Module]:
+    """The layer under the calling convention of ``make_norm``, with its own name."""
+    return type(layer.__name__, (PerExample, layer), {"__doc__": layer.__doc__})
 
 
 NORMS: dict[str, type[nn.Module]] = {
     "batch_norm": BatchNorm,
-    "group_norm": GroupNorm,
-    "instance_norm": InstanceNorm,
-    "layer_norm": LayerNorm,
-    "rms_norm": RMSNorm,
+    "ghost_batch_norm": GhostBatchNorm,
+    "batch_renorm": BatchRenorm,
+    "decorrelated_batch_norm": DecorrelatedBatchNorm,
+    "decorrelated_layer_norm": _per_example(DecorrelatedLayerNorm),
+    "group_norm": _per_example(nn.GroupNorm),
+    "instance_norm": _per_example(nn.InstanceNorm),
+    "layer_norm": _per_example(nn.LayerNorm),
+    "rms_norm": _per_example(nn.RMSNorm),
 }

@@ -1,16 +1,20 @@
 """The statistics collections that the Linen layers share: ``batch_stats`` and ``batch_moments``."""
 
 from collections.abc import Collection
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.functional.moments import Moments, empty_moments, merge
+from normjax.functional.comoments import Comoments, merge_comoments
+from normjax.functional.moments import merge
 
 BATCH_STATS = "batch_stats"
 BATCH_MOMENTS = "batch_moments"
 
 
-def pool_batch_moments(module: nn.Module, batch: Moments) -> Moments:
+def pool_batch_moments(module: nn.Module, batch: Any) -> Any:
     """Adds the moments of this batch to those of the earlier ones in ``batch_moments``.
 
     Only where the caller names ``batch_moments`` as mutable, and never at ``init``. Pass the
@@ -18,15 +22,17 @@ def pool_batch_moments(module: nn.Module, batch: Moments) -> Moments:
 
     Args:
       module: the layer whose variable is kept.
-      batch: the moments of this call, of all devices.
+      batch: the moments (or comoments) of this call, of all devices.
 
     Returns:
       All moments so far, or ``batch`` where the collection was not asked for.
     """
     if not collects_moments(module):
         return batch
-    pooled = module.variable(BATCH_MOMENTS, "moments", lambda: empty_moments(batch.mean.shape, batch.mean.dtype))
-    pooled.value = merge(Moments(*pooled.value), batch)
+    # Zeros are the moments of nothing.
+    pooled = module.variable(BATCH_MOMENTS, "moments", lambda: jax.tree.map(jnp.zeros_like, batch))
+    union = merge_comoments if isinstance(batch, Comoments) else merge
+    pooled.value = union(type(batch)(*pooled.value), batch)
     return pooled.value
 
 

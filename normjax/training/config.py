@@ -33,9 +33,17 @@ class ModelConfig(Section):
 class NormConfig(Section):
     """The normalization layer, as make_norm takes it."""
 
-    name: Literal["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"] = Field(
-        "batch_norm", description="normalization layer"
-    )
+    name: Literal[
+        "batch_norm",
+        "ghost_batch_norm",
+        "batch_renorm",
+        "decorrelated_batch_norm",
+        "decorrelated_layer_norm",
+        "group_norm",
+        "instance_norm",
+        "layer_norm",
+        "rms_norm",
+    ] = Field("batch_norm", description="normalization layer")
     momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old value in running statistics, for layers that keep them"
     )

@@ -1,0 +1,248 @@
+"""What each layer with running statistics does with them: one description for its Linen and its NNX module."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from normjax.functional.batch_norm import RunningStatistics, batch_norm, normalize, update_running_statistics
+from normjax.functional.batch_renorm import RenormStatistics, batch_renorm, renorm_limits, update_renorm_statistics
+from normjax.functional.comoments import Comoments, groups_of
+from normjax.functional.decorrelated_batch_norm import (
+    DecorrelatedStatistics,
+    decorrelate,
+    decorrelated_batch_norm,
+    update_decorrelated_statistics,
+)
+from normjax.functional.ghost_batch_norm import ghost_batch_norm
+from normjax.functional.moments import AxisIndexGroups, AxisName, Moments
+from normjax.functional.whitening import Method
+
+State = Mapping[str, Array]  # the running statistics, by the names of their variables
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Scale and bias of a layer, None where it has none, and the type of its output."""
+
+    scale: Array | None
+    bias: Array | None
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class RunningRule:
+    """How a layer starts, takes, uses and moves its running statistics."""
+
+    axis: int | Sequence[int] = -1
+    momentum: float = 0.99
+    epsilon: float = 1e-5
+    axis_name: AxisName = None
+    axis_index_groups: AxisIndexGroups = None
+
+    names: ClassVar[tuple[str, ...]]  # of the variables
+
+    @abstractmethod
+    def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
+        """The statistics before the first batch, in ``dtype``."""
+
+    @abstractmethod
+    def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Any]:
+        """The activations normalised in training, and the moments (or comoments) of the batch."""
+
+    @abstractmethod
+    def infer(self, x: Array, state: State, affine: Affine) -> Array:
+        """The activations normalised by the running statistics."""
+
+    @abstractmethod
+    def update(self, state: State, batch: Any) -> dict[str, Array]:
+        """The statistics after a step with that batch."""
+
+    def population(self, state: State, pooled: Any) -> dict[str, Array]:
+        """The statistics that the moments of many batches stand for; ``state`` gives types and what else is kept."""
+        return replace(self, momentum=0.0).update(state, pooled)
+
+
+@dataclass(frozen=True)
+class BatchNormRule(RunningRule):
+    """Batch normalization: averages of mean and variance."""
+
+    use_fast_variance: bool = True
+    unbiased_running_var: bool = False
+
+    names = ("mean", "var")
+
+    def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
+        return {"mean": jnp.zeros(features, dtype), "var": jnp.ones(features, dtype)}
+
+    def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Moments]:
+        del state
+        return batch_norm(
+            x,
+            affine.scale,
+            affine.bias,
+            axis=self.axis,
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            use_fast_variance=self.use_fast_variance,
+            dtype=affine.dtype,
+        )
+
+    def infer(self, x: Array, state: State, affine: Affine) -> Array:
+        return normalize(
+            x,
+            state["mean"],
+            state["var"],
+            affine.scale,
+            affine.bias,
+            axis=self.axis,
+            epsilon=self.epsilon,
+            dtype=affine.dtype,
+        )
+
+    def update(self, state: State, batch: Moments) -> dict[str, Array]:
+        running = RunningStatistics(state["mean"], state["var"])
+        mean, var = update_running_statistics(
+            running, batch, momentum=self.momentum, unbiased=self.unbiased_running_var
+        )
+        return {"mean": mean, "var": var}
+
+
+@dataclass(frozen=True)
+class GhostBatchNormRule(BatchNormRule):
+    """Ghost batch normalization: as batch normalization, but the parts of a batch are normalised apart."""
+
+    ghost_batch_size: int = 32
+
+    def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Moments]:
+        del state
+        return ghost_batch_norm(
+            x,
+            affine.scale,
+            affine.bias,
+            ghost_batch_size=self.ghost_batch_size,
+            axis=self.axis,
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            use_fast_variance=self.use_fast_variance,
+            dtype=affine.dtype,
+        )
+
+
+@dataclass(frozen=True)
+class BatchRenormRule(RunningRule):
+    """Batch renormalization: averages of mean and standard deviation, and the steps that the limits follow."""
+
+    use_fast_variance: bool = True
+    r_max: float = 3.0
+    d_max: float = 5.0
+    warmup_steps: int = 5_000
+    r_steps: int = 40_000
+    d_steps: int = 25_000
+
+    names = ("mean", "std", "step")
+
+    def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
+        return {
+            "mean": jnp.zeros(features, dtype),
+            "std": jnp.ones(features, dtype),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Moments]:
+        r_max, d_max = renorm_limits(
+            state["step"],
+            r_max=self.r_max,
+            d_max=self.d_max,
+            warmup_steps=self.warmup_steps,
+            r_steps=self.r_steps,
+            d_steps=self.d_steps,
+        )
+        return batch_renorm(
+            x,
+            RenormStatistics(state["mean"], state["std"]),
+            affine.scale,
+            affine.bias,
+            r_max=r_max,
+            d_max=d_max,
+            axis=self.axis,
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            use_fast_variance=self.use_fast_variance,
+            dtype=affine.dtype,
+        )
+
+    def infer(self, x: Array, state: State, affine: Affine) -> Array:
+        # std holds epsilon already.
+        variance = jnp.square(state["std"])
+        return normalize(
+            x, state["mean"], variance, affine.scale, affine.bias, axis=self.axis, epsilon=0.0, dtype=affine.dtype
+        )
+
+    def update(self, state: State, batch: Moments) -> dict[str, Array]:
+        running = RenormStatistics(state["mean"], state["std"])
+        mean, std = update_renorm_statistics(running, batch, momentum=self.momentum, epsilon=self.epsilon)
+        return {"mean": mean, "std": std, "step": state["step"] + 1}
+
+    def population(self, state: State, pooled: Moments) -> dict[str, Array]:
+        return {**super().population(state, pooled), "step": state["step"]}
+
+
+@dataclass(frozen=True)
+class DecorrelatedBatchNormRule(RunningRule):
+    """Decorrelated batch normalization: averages of mean and covariance."""
+
+    group_size: int | None = 16
+    method: Method = "newton"
+    iterations: int = 5
+
+    names = ("mean", "covariance")
+
+    def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
+        groups, size = groups_of(features[0], self.group_size)
+        identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype)[None], (groups, size, size))
+        return {"mean": jnp.zeros(features, dtype), "covariance": identity}
+
+    def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Comoments]:
+        del state
+        return decorrelated_batch_norm(
+            x,
+            affine.scale,
+            affine.bias,
+            group_size=self.group_size,
+            method=self.method,
+            iterations=self.iterations,
+            axis=self.axis,  # type: ignore[arg-type]  # several axes are refused there
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            dtype=affine.dtype,
+        )
+
+    def infer(self, x: Array, state: State, affine: Affine) -> Array:
+        return decorrelate(
+            x,
+            DecorrelatedStatistics(state["mean"], state["covariance"]),
+            affine.scale,
+            affine.bias,
+            method=self.method,
+            iterations=self.iterations,
+            axis=self.axis,  # type: ignore[arg-type]
+            epsilon=self.epsilon,
+            dtype=affine.dtype,
+        )
+
+    def update(self, state: State, batch: Comoments) -> dict[str, Array]:
+        running = DecorrelatedStatistics(state["mean"], state["covariance"])
+        mean, covariance = update_decorrelated_statistics(running, batch, momentum=self.momentum)
+        return {"mean": mean, "covariance": covariance}
