@@ -69,6 +69,7 @@ def decorrelated_layer_norm(
         ``channel``, ``scale`` or ``bias`` does not fit, or an option is out of range.
 
     Example:
+      >>> import jax
       >>> x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4)).at[..., 1].add(5.0)
       >>> y = decorrelated_layer_norm(x, group_size=2, method="eigh")
       >>> print(jnp.abs(jnp.cov(y[0, ..., :2].reshape(64, 2).T, bias=True)).round(3))

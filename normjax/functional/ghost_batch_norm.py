@@ -63,6 +63,7 @@ def ghost_batch_norm(
         ``batch_norm``.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> y, stats = ghost_batch_norm(jnp.array([[1.0], [3.0], [5.0], [9.0]]), ghost_batch_size=2, epsilon=0.0)
       >>> print(y.ravel(), stats.count, stats.mean)
       [-1.  1. -1.  1.] [4.] [4.5]

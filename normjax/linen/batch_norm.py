@@ -39,6 +39,7 @@ class BatchNorm(RunningNorm):
       unbiased_running_var: average the variance with m/(m-1), as the paper and PyTorch do; off as in Flax.
 
     Example:
+      >>> import jax
       >>> layer = BatchNorm(use_running_average=False, momentum=0.9)
       >>> x = jnp.array([[0.0, 5.0], [20.0, 15.0]])
       >>> variables = layer.init(jax.random.key(0), x)

@@ -19,6 +19,8 @@ class DecorrelatedBatchNorm(RunningNorm):
       The others are those of ``BatchNorm``.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> layer = DecorrelatedBatchNorm(use_running_average=False, group_size=2, method="eigh")
       >>> x = jnp.array([[2.0, 2.0], [-2.0, -2.0], [1.0, -1.0], [-1.0, 1.0]])
       >>> y, updates = layer.apply(layer.init(jax.random.key(0), x), x, mutable=["batch_stats"])

@@ -18,6 +18,8 @@ class GhostBatchNorm(RunningNorm):
       The others are those of ``BatchNorm``.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> layer = GhostBatchNorm(use_running_average=False, ghost_batch_size=2)
       >>> x = jnp.array([[1.0], [3.0], [5.0], [9.0]])
       >>> y, updates = layer.apply(layer.init(jax.random.key(0), x), x, mutable=["batch_stats"])

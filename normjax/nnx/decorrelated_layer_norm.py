@@ -25,6 +25,8 @@ class DecorrelatedLayerNorm(AffineNorm):
       **affine: as for the other layers.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = DecorrelatedLayerNorm(8, group_size=2, mode="group", rngs=nnx.Rngs(0))
       >>> print(layer(jnp.arange(8.0).reshape(1, 8) ** 2).shape)
       (1, 8)

@@ -16,6 +16,8 @@ class BatchNorm(RunningNorm):
     """Batch normalization; see ``normjax.functional.batch_norm``, and ``RunningNorm`` for the other arguments.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = BatchNorm(2, momentum=0.9, rngs=nnx.Rngs(0))
       >>> y = layer(jnp.array([[0.0, 5.0], [20.0, 15.0]]))
       >>> print(layer.mean[...])
@@ -36,6 +38,8 @@ class GhostBatchNorm(BatchNorm):
     """Ghost batch normalization; see ``normjax.functional.ghost_batch_norm``.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = GhostBatchNorm(1, ghost_batch_size=2, rngs=nnx.Rngs(0))
       >>> print(layer(jnp.array([[1.0], [3.0], [5.0], [9.0]])).ravel().round(3))
       [-1.  1. -1.  1.]
@@ -52,9 +56,12 @@ class BatchRenorm(RunningNorm):
     """Batch renormalization; see ``normjax.functional.batch_renorm``.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = BatchRenorm(1, warmup_steps=0, r_steps=0, d_steps=0, rngs=nnx.Rngs(0))
-      >>> print(layer(jnp.array([[1.0], [3.0]])).ravel().round(3))
-      [1. 3.]
+      >>> x = jnp.array([[1.0], [3.0]])  # what the initial statistics, 0 and 1, leave as it is
+      >>> print(jnp.allclose(layer(x), x))
+      True
     """
 
     rule_type = BatchRenormRule
@@ -84,6 +91,8 @@ class DecorrelatedBatchNorm(RunningNorm):
     """Decorrelated batch normalization; see ``normjax.functional.decorrelated_batch_norm``.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = DecorrelatedBatchNorm(2, group_size=2, method="eigh", rngs=nnx.Rngs(0))
       >>> y = layer(jnp.array([[2.0, 2.0], [-2.0, -2.0], [1.0, -1.0], [-1.0, 1.0]]))
       >>> print((y.T @ y / 4).round(3))

@@ -48,7 +48,7 @@ def statistics(variables):
 
 @every_layer
 def test_pooled_statistics_are_those_of_all_values_together(layer):
-    # PyTorch's and fvcore's precise BN forget the variance of the batches' means; batches of unequal size weigh by size.
+    # fvcore's precise BN forgets the variance of the batches' means; here batches weigh by their size.
     model = network(layer)
     batches = [draw(8, 3, shift=0.0), draw(16, 3, seed=1, shift=2.0), draw(8, 3, seed=2, shift=-1.0)]
     variables = model.init(jax.random.key(0), batches[0], train=False)
