@@ -58,7 +58,7 @@ def compare(
     commands = {
         name: ["-m", "benchmarks.layers", "contender", name, layer, "--threads", str(threads)] for name in names
     }
-    results = run_in_turn(commands, rounds=rounds, threads=threads)
+    results = run_in_turn(commands, rounds=rounds, threads=threads, keep_memory=True)
     peers = names[1:]
     table = Table(
         "shape",
