@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-
 # Memory is kept and in large pages: a layer's outputs would otherwise be fresh pages at each call, and their faults
 # would be half of what is timed.
 _KEEP_MEMORY = ":".join(

@@ -202,7 +202,7 @@ def _batch_norm_jvp(form: _Form, primals: tuple, tangents: tuple):
     y, stats = _batch_norm(form, *primals)
     dtype = stats.mean.dtype
     dx = dx.astype(dtype)
-    gain, deviation = _gain(form, stats, scale), jnp.sqrt(stats.variance + form.epsilon)
+    gain, deviation = _gain(form, stats, scale), _deviation(form, stats)
     count = jnp.maximum(stats.count, 1).astype(dtype)
     if mask is None:
         wide = x.astype(dtype)
@@ -235,9 +235,14 @@ def _batch_norm_jvp(form: _Form, primals: tuple, tangents: tuple):
     return (y, stats), (dy.astype(form.dtype), dstats)
 
 
+def _deviation(form: _Form, stats: Moments) -> Array:
+    # Kept from zero, and from XLA, which would repeat the reciprocal of a plain square root for every value.
+    return jnp.maximum(jnp.sqrt(stats.variance + form.epsilon), jnp.finfo(stats.variance.dtype).tiny)
+
+
 def _gain(form: _Form, stats: Moments, scale: Array | None) -> Array:
     """gamma / sqrt(variance + epsilon), one entry a feature."""
-    deviation = jnp.sqrt(stats.variance + form.epsilon).astype(stats.mean.dtype)
+    deviation = _deviation(form, stats).astype(stats.mean.dtype)
     return (jnp.ones_like(deviation) if scale is None else scale.astype(deviation.dtype)) / deviation
 
 

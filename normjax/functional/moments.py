@@ -227,15 +227,15 @@ def _full_moments_jvp(axes: tuple[int, ...], use_fast_variance: bool, primals: t
 def _plain_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean and m2 from plain sums; where the mean is so large that they would cancel, from two passes."""
     size = math.prod(x.shape[axis] for axis in axes)
+
+    def from_sums(total: Array, square: Array) -> tuple[Array, Array]:
+        mean = total / size
+        return mean, square - total * mean
+
     total, square = x.sum(axes), lax.square(x).sum(axes)
-    mean = total / size
-    m2 = square - total * mean
+    mean, m2 = from_sums(total, square)
     kept = (total * mean <= _LARGEST_CANCELLATION * m2) & jnp.isfinite(m2)
-    return mean, lax.cond(kept.all(), lambda m2, *_: m2, lambda _, *values: _squares(*values, axes), m2, x, mean)
-
-
-def _squares(x: Array, mean: Array, axes: tuple[int, ...]) -> Array:
-    return lax.square(x - jnp.expand_dims(mean, axes)).sum(axes)
+    return lax.cond(kept.all(), lambda _, *sums: from_sums(*sums), lambda x, *_: _two_passes(x, axes), x, total, square)
 
 
 def _shifted_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
