@@ -1,12 +1,11 @@
 """Count, mean and sums of products of deviations of a batch, in groups of features."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from normjax.functional.groups import as_groups, gram
 from normjax.functional.moments import (
     AxisIndexGroups,
     AxisName,
@@ -82,8 +81,7 @@ def comoments(
     deviations = x - jnp.expand_dims(first.mean, axes)
     if mask is not None:
         deviations = jnp.where(mask, deviations, 0)
-    grouped = as_groups(deviations, group_size)
-    comoment = jnp.einsum("ngi,ngj->gij", grouped, grouped, precision=lax.Precision.HIGHEST)
+    comoment = gram(as_groups(deviations, group_size))
     count = first.count[0] if features else jnp.zeros((), x.dtype)
     local = Comoments(count, first.mean, comoment)
     if axis_name is None:
@@ -151,21 +149,5 @@ def merge_comoments_of_devices(local: Comoments, axis_name: AxisName, groups: Ax
     return Comoments(count[0], mean, parts.sum(0) + between)
 
 
-def as_groups(x: Float[Array, "... features"], group_size: int) -> Float[Array, "vectors groups size"]:
-    """All axes but the last as one, and the last cut into groups of neighbours."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1] // group_size, group_size)
-
-
 def _outer(x: Array) -> Array:
     return x[..., :, None] * x[..., None, :]
-
-
-def groups_of(features: int, group_size: int | None) -> tuple[int, int]:
-    """How many groups of which size; ValueError where the size does not divide the features."""
-    size = features if group_size is None else group_size
-    if size < 1 or features % size:
-        allowed = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
-        raise ValueError(
-            f"group_size={size} does not divide the {features} channels of the input; use one of {allowed}."
-        )
-    return features // size, size

@@ -9,9 +9,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from normjax.functional.affine import affine, check_affine
-from normjax.functional.comoments import Comoments, as_groups, comoments, groups_of
+from normjax.functional.comoments import Comoments, comoments
+from normjax.functional.groups import as_groups, from_groups, groups_of, products, times
 from normjax.functional.moments import AxisIndexGroups, AxisName, expand_mask
-from normjax.functional.whitening import Method, check_whitening, inverse_sqrt, matmul_groups, whiten
+from normjax.functional.whitening import Method, check_whitening, inverse_sqrt, whiten
 
 
 class DecorrelatedStatistics(NamedTuple):
@@ -186,7 +187,7 @@ def _whiten_batch(form: _Form, x: Array, mask: Array | None) -> tuple[Array, Com
     stats = _batch_comoments(form, x, mask)
     matrix = inverse_sqrt(stats.covariance, form.method, form.iterations, form.epsilon)
     centred = as_groups(_centred(x, mask, stats), form.group_size)
-    return matmul_groups(centred, matrix).reshape(x.shape), stats
+    return from_groups(times(centred, matrix), x.shape), stats
 
 
 @_whiten_batch.defjvp
@@ -201,12 +202,7 @@ def _whiten_batch_jvp(form: _Form, primals: tuple, tangents: tuple):
         counted_centred = jnp.where(mask, centred, 0)
     # Deviations sum to zero, so a moving mean does not move the comoment.
     total = counted.sum(tuple(range(x.ndim - 1)))
-    product = jnp.einsum(
-        "ngi,ngj->gij",
-        as_groups(counted_centred, form.group_size),
-        as_groups(counted, form.group_size),
-        precision=lax.Precision.HIGHEST,
-    )
+    product = products(as_groups(counted_centred, form.group_size), as_groups(counted, form.group_size))
     total, product = _sum_over_devices(form, total, product)
     count = jnp.maximum(stats.count, 1)
     dcomoment = product + jnp.swapaxes(product, -1, -2)
@@ -219,11 +215,13 @@ def _whiten_batch_jvp(form: _Form, primals: tuple, tangents: tuple):
     dcentred = dx - dmean.reshape((1,) * (x.ndim - 1) + (-1,))
     if mask is not None:
         dcentred = jnp.where(mask | jnp.isfinite(x), dcentred, 0)
-    y = matmul_groups(as_groups(centred, form.group_size), matrix)
-    dy = matmul_groups(as_groups(dcentred, form.group_size), matrix)
-    dy = dy + matmul_groups(as_groups(centred, form.group_size), dmatrix)
+    y, dy = jax.jvp(
+        times,
+        (as_groups(centred, form.group_size), matrix),
+        (as_groups(dcentred, form.group_size), dmatrix),
+    )
     dstats = Comoments(jnp.zeros_like(stats.count), dmean, dcomoment)
-    return (y.reshape(x.shape), stats), (dy.reshape(x.shape), dstats)
+    return (from_groups(y, x.shape), stats), (from_groups(dy, x.shape), dstats)
 
 
 def _batch_comoments(form: _Form, x: Array, mask: Array | None) -> Comoments:

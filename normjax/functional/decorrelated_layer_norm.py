@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from normjax.functional.affine import affine, check_affine
-from normjax.functional.comoments import groups_of
+from normjax.functional.groups import gram, groups_of, matmul, times
 from normjax.functional.whitening import Method, check_whitening, inverse_sqrt
 
 Mode = Literal["channel", "group"]
@@ -84,18 +84,12 @@ def decorrelated_layer_norm(
     """
     form = _form(x, group_size, mode, method, iterations, epsilon, shrink)
     check_affine(x, scale, bias)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(form.grouped)
-    # The first position shifts the sums, so that a large offset costs the mean no digits.
-    over = form.sample_axes
-    shift = lax.stop_gradient(lax.slice_in_dim(wide, 0, 1, axis=1))
-    if mode == "group":
-        shift = lax.stop_gradient(lax.slice_in_dim(shift, 0, 1, axis=3))
-    mean = shift + (wide - shift).mean(over, keepdims=True)
-    centred = wide - mean
-    covariance = _covariance(form, centred)
+    vectors = form.vectors(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    mean = vectors.mean(2, keepdims=True)
+    centred = vectors - mean
+    covariance = gram(centred) / form.samples
     matrix = _whitening_matrix(form, covariance, mean, layer_norm=layer_norm, renormalize=renormalize, shrink=shrink)
-    equation = "nsgi,ngij->nsgj" if mode == "channel" else "nsiq,nij->nsjq"
-    y = jnp.einsum(equation, centred, matrix, precision=lax.Precision.HIGHEST).reshape(x.shape)
+    y = form.activations(times(centred, matrix), x.shape)
     return affine(y, scale, bias).astype(dtype or x.dtype)
 
 
@@ -103,18 +97,31 @@ class _Form(NamedTuple):
     """What is fixed when the normalization is traced."""
 
     mode: Mode
-    grouped: tuple[int, int, int, int]  # batch, positions, then (groups, channels of one) or (groups, others)
+    grouped: tuple[int, int, int, int]  # batch, positions, groups of channels, channels of one
     method: Method
     iterations: int
     epsilon: float
 
     @property
-    def sample_axes(self) -> tuple[int, ...]:
-        return (1,) if self.mode == "channel" else (1, 3)
-
-    @property
     def samples(self) -> int:
-        return math.prod(self.grouped[axis] for axis in self.sample_axes)
+        """Vectors that a covariance is taken over."""
+        _, positions, _, channels = self.grouped
+        return positions if self.mode == "channel" else positions * channels
+
+    def vectors(self, x: Array) -> Array:
+        """(batch, matrices, samples, size): the vectors that each matrix whitens, one below the other."""
+        batch, positions, groups, channels = self.grouped
+        x = x.reshape(self.grouped)
+        if self.mode == "channel":
+            return jnp.swapaxes(x, 1, 2)
+        return jnp.swapaxes(x, 2, 3).reshape(batch, 1, positions * channels, groups)
+
+    def activations(self, vectors: Array, shape: tuple[int, ...]) -> Array:
+        """The inverse of ``vectors``."""
+        batch, positions, groups, channels = self.grouped
+        if self.mode == "channel":
+            return jnp.swapaxes(vectors, 1, 2).reshape(shape)
+        return jnp.swapaxes(vectors.reshape(batch, positions, channels, groups), 2, 3).reshape(shape)
 
 
 def _form(
@@ -130,7 +137,7 @@ def _form(
     channels = x.shape[-1]
     others, size = groups_of(channels, group_size)
     positions = math.prod(x.shape[1:-1])
-    grouped = (x.shape[0], positions, others, size) if mode == "channel" else (x.shape[0], positions, size, others)
+    grouped = (x.shape[0], positions, *((others, size) if mode == "channel" else (size, others)))
     form = _Form(mode, grouped, method, iterations, epsilon)  # type: ignore[arg-type]
     if form.samples == 1:
         if mode == "channel":
@@ -143,12 +150,6 @@ def _form(
             f"use a divisor of {channels} below it."
         )
     return form
-
-
-def _covariance(form: _Form, centred: Array) -> Array:
-    """Covariance of each sample: (batch, groups, size, size), or (batch, size, size) in mode group."""
-    equation = "nsgi,nsgj->ngij" if form.mode == "channel" else "nsiq,nsjq->nij"
-    return jnp.einsum(equation, centred, centred, precision=lax.Precision.HIGHEST) / form.samples
 
 
 def _whitening_matrix(
@@ -171,7 +172,7 @@ def _whitening_matrix(
     matrix = inverse_sqrt(shrunk, form.method, form.iterations, form.epsilon)
     if renormalize:
         # The mean square of the output is the mean of the diagonal of W S W.
-        output = jnp.matmul(matrix, covariance, precision=lax.Precision.HIGHEST) * matrix
+        output = matmul(matrix, covariance) * matrix
         power = output.sum((-2, -1), keepdims=True).mean(of_sample, keepdims=True) / size
         matrix = matrix * lax.rsqrt(power + form.epsilon)
     return matrix * gain if layer_norm else matrix

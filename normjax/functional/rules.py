@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from normjax.functional.batch_norm import RunningStatistics, batch_norm, normalize, update_running_statistics
 from normjax.functional.batch_renorm import RenormStatistics, batch_renorm, renorm_limits, update_renorm_statistics
-from normjax.functional.comoments import Comoments, groups_of
+from normjax.functional.comoments import Comoments
 from normjax.functional.decorrelated_batch_norm import (
     DecorrelatedStatistics,
     decorrelate,
@@ -18,6 +18,7 @@ from normjax.functional.decorrelated_batch_norm import (
     update_decorrelated_statistics,
 )
 from normjax.functional.ghost_batch_norm import ghost_batch_norm
+from normjax.functional.groups import groups_of
 from normjax.functional.moments import AxisIndexGroups, AxisName, Moments
 from normjax.functional.whitening import Method
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from normjax.functional.groups import as_groups, from_groups, matmul, times, times_left, times_right
+
 Method = Literal["newton", "eigh"]
 
 
@@ -59,7 +61,7 @@ def inverse_sqrt(
     shifted = matrix.astype(wide) + (epsilon * jnp.eye(matrix.shape[-1], dtype=wide)).reshape(
         (1,) * (matrix.ndim - 2) + matrix.shape[-2:]
     )
-    root = _eigh_inverse_sqrt(shifted, epsilon) if method == "eigh" else _newton_inverse_sqrt(shifted, iterations)
+    root = _eigh_inverse_sqrt(shifted) if method == "eigh" else _newton_inverse_sqrt(shifted, iterations)
     return root.astype(matrix.dtype)
 
 
@@ -94,13 +96,7 @@ def whiten(
         )
     wide = jnp.promote_types(x.dtype, jnp.float32)
     centred = x.astype(wide) - mean.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
-    grouped = centred.reshape(*x.shape[:-1], groups, size)
-    return matmul_groups(grouped, matrix.astype(wide)).reshape(x.shape)
-
-
-def matmul_groups(x: Float[Array, "... groups size"], matrix: Float[Array, "groups size size"]) -> Array:
-    """Each group of features times its symmetric matrix."""
-    return jnp.einsum("...gi,gij->...gj", x, matrix, precision=lax.Precision.HIGHEST)
+    return from_groups(times(as_groups(centred, size), matrix.astype(wide)), x.shape)
 
 
 def check_whitening(method: str, iterations: int, epsilon: float) -> None:
@@ -113,45 +109,69 @@ def check_whitening(method: str, iterations: int, epsilon: float) -> None:
         raise ValueError(f"epsilon={epsilon} is negative; use 0 or more.")
 
 
-_matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-
-
-def _newton_inverse_sqrt(matrix: Array, iterations: int) -> Array:
-    size = matrix.shape[-1]
-    trace = jnp.trace(matrix, axis1=-2, axis2=-1)[..., None, None]
-    identity = jnp.eye(size, dtype=matrix.dtype).reshape((1,) * (matrix.ndim - 2) + (size, size))
-    y = matrix / trace
-    z = 1.5 * identity - 0.5 * y  # the first iteration, from Z = I
-    y = _matmul(y, z)
-    for _ in range(iterations - 2):
-        m = 1.5 * identity - 0.5 * _matmul(z, y)
-        y, z = _matmul(y, m), _matmul(m, z)
-    if iterations > 1:
-        z = _matmul(1.5 * identity - 0.5 * _matmul(z, y), z)
-    return z * lax.rsqrt(trace)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _eigh_inverse_sqrt(matrix: Array, epsilon: float) -> Array:
-    vectors, roots = _eigenvectors_and_roots(matrix, epsilon)
-    return _matmul(vectors / roots[..., None, :], jnp.swapaxes(vectors, -1, -2))
+def _newton_inverse_sqrt(matrix: Array, iterations: int) -> Array:
+    trace = _trace(matrix)
+    return _newton(matrix / trace, iterations)[-1][-1] * lax.rsqrt(trace)
+
+
+@_newton_inverse_sqrt.defjvp
+def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (matrix,), (dmatrix,) = primals, tangents
+    trace, dtrace = _trace(matrix), _trace(dmatrix)
+    normalised = matrix / trace
+    steps = _newton(normalised, iterations)
+    dy = (dmatrix - normalised * dtrace) / trace
+    dz: Array | None = None  # Z starts as the identity
+    for k, (y, z, m, _) in enumerate(steps):
+        dm = -0.5 * dy if dz is None else -0.5 * (times_right(dz, y) + times_left(z, dy))
+        dz = dm if dz is None else times_right(dm, z) + times_left(m, dz)
+        if k + 1 < len(steps):
+            dy = times_right(dy, m) + times_left(y, dm)
+    assert dz is not None  # one iteration at least
+    root = lax.rsqrt(trace)
+    z = steps[-1][-1]
+    return z * root, dz * root - z * (0.5 * root / trace * dtrace)
+
+
+def _newton(y: Array, iterations: int) -> list[tuple[Array, Array, Array, Array]]:
+    """Y, Z, M before each iteration and Z after it."""
+    identity = jnp.eye(y.shape[-1], dtype=y.dtype).reshape((1,) * (y.ndim - 2) + y.shape[-2:])
+    z = jnp.broadcast_to(identity, y.shape)
+    steps = []
+    for k in range(iterations):
+        m = 1.5 * identity - 0.5 * (y if k == 0 else matmul(z, y))
+        after = m if k == 0 else matmul(m, z)
+        steps.append((y, z, m, after))
+        y, z = (matmul(y, m) if k + 1 < iterations else y), after
+    return steps
+
+
+def _trace(matrix: Array) -> Array:
+    return jnp.trace(matrix, axis1=-2, axis2=-1)[..., None, None]
+
+
+@jax.custom_jvp
+def _eigh_inverse_sqrt(matrix: Array) -> Array:
+    vectors, roots = _eigenvectors_and_roots(matrix)
+    return matmul(vectors / roots[..., None, :], jnp.swapaxes(vectors, -1, -2))
 
 
 @_eigh_inverse_sqrt.defjvp
-def _eigh_inverse_sqrt_jvp(epsilon: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _eigh_inverse_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (matrix,), (dmatrix,) = primals, tangents
-    vectors, roots = _eigenvectors_and_roots(matrix, epsilon)
+    vectors, roots = _eigenvectors_and_roots(matrix)
     transposed = jnp.swapaxes(vectors, -1, -2)
-    result = _matmul(vectors / roots[..., None, :], transposed)
+    result = matmul(vectors / roots[..., None, :], transposed)
     rows, columns = roots[..., :, None], roots[..., None, :]
     # The divided difference of 1 / sqrt(lambda): no difference of eigenvalues stands below, so none may repeat in vain.
     slope = -1 / (rows * columns * (rows + columns))
-    inner = _matmul(_matmul(transposed, dmatrix), vectors)
-    return result, _matmul(_matmul(vectors, slope * inner), transposed)
+    inner = matmul(matmul(transposed, dmatrix), vectors)
+    return result, matmul(matmul(vectors, slope * inner), transposed)
 
 
-def _eigenvectors_and_roots(matrix: Array, epsilon: float) -> tuple[Array, Array]:
+def _eigenvectors_and_roots(matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=True)
     # Rounding moves an eigenvalue by up to this much: smaller ones (or negative ones) cannot be told from it.
     resolution = values[..., -1:] * (matrix.shape[-1] * jnp.finfo(matrix.dtype).eps)
-    return vectors, jnp.sqrt(jnp.maximum(values, jnp.maximum(resolution, epsilon)))
+    return vectors, jnp.sqrt(jnp.maximum(values, jnp.maximum(resolution, jnp.finfo(matrix.dtype).tiny)))
