@@ -54,6 +54,14 @@ def test_the_compiled_layer_gives_what_the_eager_one_gives(layer):
     )
 
 
+@running_layers
+def test_one_example_is_enough_to_make_the_variables(layer):
+    # Networks are initialised with one example, which no ghost batch fits, outside the mapped axis of their devices.
+    module = layer.linen(use_running_average=False, axis_name="batch", **layer.options)
+    variables = module.init(jax.random.key(0), draw(1, 3, 3, 4))
+    chex.assert_trees_all_equal(variables, module.init(jax.random.key(0), draw(8, 3, 3, 4)))
+
+
 @every_layer
 def test_mapped_over_inputs_it_does_each_alone(layer):
     x = draw(3, 8, 3, 3, 4)

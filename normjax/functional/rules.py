@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -45,6 +45,10 @@ class RunningRule:
     axis_index_groups: AxisIndexGroups = None
 
     names: ClassVar[tuple[str, ...]]  # of the variables
+
+    def while_initializing(self) -> "RunningRule":
+        """The rule by which a network makes its parameters: no devices, and any number of examples."""
+        return replace(self, axis_name=None)
 
     @abstractmethod
     def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
@@ -119,6 +123,10 @@ class GhostBatchNormRule(BatchNormRule):
     """Ghost batch normalization: as batch normalization, but the parts of a batch are normalised apart."""
 
     ghost_batch_size: int = 32
+
+    def while_initializing(self) -> BatchNormRule:
+        shared = {field.name: getattr(self, field.name) for field in fields(BatchNormRule)}
+        return BatchNormRule(**{**shared, "axis_name": None})
 
     def train(self, x: Array, state: State, affine: Affine, mask: Array | None) -> tuple[Array, Moments]:
         del state

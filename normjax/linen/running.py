@@ -1,6 +1,6 @@
 """What the Linen layers with running statistics share: parameters, collections, training and inference."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import jax
@@ -79,7 +79,7 @@ class RunningNorm(nn.Module):
         features = tuple(x.shape[axis] for axis in canonical_axes(x.ndim, self.axis))
         scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
-        rule = replace(self.rule, axis_name=None) if self.is_initializing() else self.rule
+        rule = self.rule.while_initializing() if self.is_initializing() else self.rule
         initial = rule.initial(features, self.statistics_dtype())
         running = {name: self.variable(BATCH_STATS, name, lambda value=value: value) for name, value in initial.items()}
 
