@@ -257,11 +257,11 @@ def _batch_moments(form: _Form, x: Array, mask: Array | None) -> Moments:
     )
 
 
-def _standardize(form: _Form, x: Array, mask: Array | None, stats: Moments) -> Array:
+def _standardize(form: _Form, x: Array, mask: Array, stats: Moments) -> Array:
     y = x.astype(stats.mean.dtype) - _spread(form, stats.mean)
     y = y * _spread(form, lax.rsqrt(stats.variance + form.epsilon).astype(y.dtype))
     # NaN or infinity in padding would poison the sums of the gradient (0 * NaN), so it counts as the mean.
-    return y if mask is None else jnp.where(_usable(x, mask), y, 0)
+    return jnp.where(_usable(x, mask), y, 0)
 
 
 def _usable(x: Array, mask: Array) -> Array:

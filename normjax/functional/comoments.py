@@ -12,6 +12,7 @@ from normjax.functional.moments import (
     Moments,
     expand_mask,
     gather,
+    merge,
     moments,
     pooled_mean,
 )
@@ -33,6 +34,9 @@ class Comoments(NamedTuple):
     def unbiased_covariance(self) -> Float[Array, "groups size size"]:
         """Unbiased covariance of each group; zeros where the count is below 2."""
         return self.comoment / jnp.maximum(self.count - 1, 1)
+
+
+Statistics = Moments | Comoments  # what a batch gives
 
 
 def comoments(
@@ -117,6 +121,13 @@ def merge_comoments(a: Comoments, b: Comoments) -> Comoments:
     delta = b.mean - a.mean
     between = _outer(delta.reshape(a.comoment.shape[:2])) * (a.count * share)
     return Comoments(count, a.mean + delta * share, a.comoment + b.comoment + between)
+
+
+def union(a: Statistics, b: Statistics) -> Statistics:
+    """Moments or comoments of the union of two disjoint sets, whichever both are."""
+    if isinstance(a, Comoments) and isinstance(b, Comoments):
+        return merge_comoments(a, b)
+    return merge(Moments(*a), Moments(*b))
 
 
 def variances(stats: Comoments) -> Moments:

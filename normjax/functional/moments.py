@@ -207,7 +207,7 @@ def _full_moments(axes: tuple[int, ...], use_fast_variance: bool, x: Array) -> M
     elif jnp.iscomplexobj(x) or not axes:
         mean, m2 = _shifted_pass(x, axes)
     else:
-        # XLA's sums on CPU are three times as fast where nothing stands between them and memory.
+        # XLA's sums on CPU are fastest over what lies in memory as it is.
         mean, m2 = lax.platform_dependent(
             x, cpu=partial(_plain_pass, axes=axes), default=partial(_shifted_pass, axes=axes)
         )

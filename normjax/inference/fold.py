@@ -13,6 +13,11 @@ from normjax.tracing import Known, capture, inlined, leaf_paths, nested
 from normjax.tracing.known import bind, evaluate
 from normjax.tracing.program import Path, Program, dtype_of, shape_of, uses
 
+_ANOTHER_WAY = (
+    "the network takes another way for these inputs than for the example it was folded with; "
+    "fold it with an example like these."
+)
+
 
 class Folded(NamedTuple):
     """A network without the normalization that could be folded away."""
@@ -51,10 +56,7 @@ class FoldedApply:
         machine = _Machine(leaf_paths(variables), self.entries)
         outputs = machine.run_program(program, args)
         if machine.used != len(self.entries):
-            raise ValueError(
-                "the network takes another way for these inputs than for the example it was folded with; "
-                "fold it with an example like these."
-            )
+            raise ValueError(_ANOTHER_WAY)
         return jax.tree.unflatten(jax.tree.structure(program.output), outputs)
 
 
@@ -238,10 +240,7 @@ class _Machine:
         factor_name = "kernel" if isinstance(source, Linear) else "scale"
         if self.entries is not None:
             if self.used == len(self.entries) or factor_name not in self.entries[self.used].paths:
-                raise ValueError(
-                    "the network takes another way for these inputs than for the example it was folded with; "
-                    "fold it with an example like these."
-                )
+                raise ValueError(_ANOTHER_WAY)
             paths = self.entries[self.used].paths
             self.used += 1
             factor = jnp.asarray(self.variables[paths[factor_name]])

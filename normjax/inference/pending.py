@@ -50,11 +50,6 @@ class Pending:
     def of(cls, source: Any, shape: Shape, dtype: Any) -> "Pending":
         return cls(source, shape, dtype, order=tuple(range(len(shape))), seen=shape)
 
-    @property
-    def linear(self) -> bool:
-        """Whether a linear operation stands before."""
-        return isinstance(self.source, Linear)
-
     def absorb(self, operation: str, operand: Known, *, reversed_operands: bool) -> "Pending | None":
         """This value after an operation with a known one; None where it is no scale and offset per channel."""
         if operation == "div" and reversed_operands:

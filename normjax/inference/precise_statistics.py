@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from normjax.functional.comoments import Comoments, merge_comoments, merge_comoments_of_devices
+from normjax.functional.comoments import Comoments, merge_comoments_of_devices, union
 from normjax.functional.moments import Moments, canonical_axes, merge, merge_devices, moments
 from normjax.functional.rules import BatchNormRule, RunningRule
 from normjax.linen.running import RunningNorm
@@ -97,7 +97,7 @@ def precise_statistics(
             stats = {path: _vote(part) for path, part in stats.items()}
             total = stats if total is None else jax.tree.map(jnp.add, total, stats)
         else:
-            total = stats if total is None else {path: _union(total[path], part) for path, part in stats.items()}
+            total = stats if total is None else {path: union(total[path], part) for path, part in stats.items()}
     if total is None:
         raise ValueError("batches is empty; give one batch or more.")
     if aggregation == "paper":
@@ -198,10 +198,6 @@ def _find(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
         tree = tree[key]
     return tree["moments"]
-
-
-def _union(a: Any, b: Any) -> Any:
-    return merge_comoments(a, b) if isinstance(a, Comoments) else merge(a, b)
 
 
 def _over_devices(part: Any, axis_name: str) -> Any:

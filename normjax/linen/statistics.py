@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.functional.comoments import Comoments, merge_comoments
-from normjax.functional.moments import merge
+from normjax.functional.comoments import union
 
 BATCH_STATS = "batch_stats"
 BATCH_MOMENTS = "batch_moments"
@@ -31,7 +30,6 @@ def pool_batch_moments(module: nn.Module, batch: Any) -> Any:
         return batch
     # Zeros are the moments of nothing.
     pooled = module.variable(BATCH_MOMENTS, "moments", lambda: jax.tree.map(jnp.zeros_like, batch))
-    union = merge_comoments if isinstance(batch, Comoments) else merge
     pooled.value = union(type(batch)(*pooled.value), batch)
     return pooled.value
 

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import pytest
 from training_cases import tiny_info
 
 from normjax import cli
+from normjax.linen.factory import NORMS
 from normjax.training import loop, report
-from normjax.training.config import TrainConfig, load_config, parse_config
+from normjax.training.config import NormConfig, TrainConfig, load_config, parse_config
 from normjax.training.session import build_session
 from normjax.training.state import init_state
 
@@ -100,3 +102,8 @@ def test_network_state_and_steps_can_be_built(path):
 
 def test_the_default_config_is_that_of_the_digits():
     assert load_config(ROOT / "configs" / "digits_convnet.py") == TrainConfig()
+
+
+def test_a_config_may_name_every_norm_there_is():
+    # The names are written out for the command line's help; a new layer must not be forgotten there.
+    assert set(get_args(NormConfig.model_fields["name"].annotation)) == set(NORMS)
