@@ -1,14 +1,24 @@
 """Decorrelated layer normalization: layer norm, then whitening inside each sample."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
+from normjax.functional import groups, lanes
 from normjax.functional.affine import affine, check_affine
-from normjax.functional.groups import gram, groups_of, matmul, times
+from normjax.functional.decorrelated_layer_norm_kernel import (
+    Whitening,
+    check_kernel,
+    normalize_samples,
+    normalize_samples_transposed,
+)
+from normjax.functional.groups import groups_of
 from normjax.functional.whitening import Method, check_whitening, inverse_sqrt
 
 Mode = Literal["channel", "group"]
@@ -27,6 +37,7 @@ def decorrelated_layer_norm(
     shrink: float = 0.0,
     layer_norm: bool = True,
     renormalize: bool = True,
+    tpu_kernel: bool = False,
     dtype: Any = None,
 ) -> Float[Array, "batch *spatial features"]:
     r"""Normalises each sample by layer norm and whitens its channels, apart from all other samples.
@@ -58,6 +69,9 @@ def decorrelated_layer_norm(
       shrink: share of a multiple of the identity in the covariance, 0 to 1: for few positions.
       layer_norm: whether layer norm comes first.
       renormalize: whether the output of each sample is brought to unit mean square.
+      tpu_kernel: whether TPUs run one Pallas kernel each way, which reads each sample once, in place of XLA's
+        program; other platforms compute what they would without. Mode ``channel`` and ``newton`` only, first
+        derivatives in reverse only, exported for one platform at a time; made for 64 channels or more.
       dtype: type of the output; None is the type of ``x``. Statistics are at least float32.
 
     Returns:
@@ -66,7 +80,8 @@ def decorrelated_layer_norm(
     Raises:
       TypeError: the input is complex.
       ValueError: ``group_size`` does not divide the channels, the samples have a single position in mode
-        ``channel``, ``scale`` or ``bias`` does not fit, or an option is out of range.
+        ``channel``, ``scale`` or ``bias`` does not fit, the kernel does not take the input, or an option is out
+        of range.
 
     Example:
       >>> import jax
@@ -82,14 +97,10 @@ def decorrelated_layer_norm(
       Huang, Zhou, Liu, Shao, `Group Whitening <https://arxiv.org/abs/2009.13333>`_, 2021 (mode ``group``).
       Pan, Zhan, Shi, Tang, Luo, `Switchable Whitening <https://arxiv.org/abs/1904.09739>`_, 2019 (instance whitening).
     """
-    form = _form(x, group_size, mode, method, iterations, epsilon, shrink)
+    form = _form(x, group_size, mode, method, iterations, epsilon, shrink, layer_norm, renormalize)
     check_affine(x, scale, bias)
-    vectors = form.vectors(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-    mean = vectors.mean(2, keepdims=True)
-    centred = vectors - mean
-    covariance = gram(centred) / form.samples
-    matrix = _whitening_matrix(form, covariance, mean, layer_norm=layer_norm, renormalize=renormalize, shrink=shrink)
-    y = form.activations(times(centred, matrix), x.shape)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = _by_kernel(_checked_kernel(form), wide) if tpu_kernel else _by_products(form, wide)
     return affine(y, scale, bias).astype(dtype or x.dtype)
 
 
@@ -101,12 +112,26 @@ class _Form(NamedTuple):
     method: Method
     iterations: int
     epsilon: float
+    shrink: float
+    layer_norm: bool
+    renormalize: bool
 
     @property
     def samples(self) -> int:
         """Vectors that a covariance is taken over."""
         _, positions, _, channels = self.grouped
         return positions if self.mode == "channel" else positions * channels
+
+    @property
+    def whitening(self) -> Whitening:
+        """What the TPU kernel is compiled for."""
+        size = self.grouped[3]
+        return Whitening(size, self.iterations, self.epsilon, self.shrink, self.layer_norm, self.renormalize)
+
+    def flat(self, x: Array) -> Array:
+        """(batch, positions, channels)."""
+        batch, positions, groups, channels = self.grouped
+        return x.reshape(batch, positions, groups * channels)
 
     def vectors(self, x: Array) -> Array:
         """(batch, matrices, samples, size): the vectors that each matrix whitens, one below the other."""
@@ -124,8 +149,68 @@ class _Form(NamedTuple):
         return jnp.swapaxes(vectors.reshape(batch, positions, channels, groups), 2, 3).reshape(shape)
 
 
+class _Products(NamedTuple):
+    """How vectors and small matrices are multiplied: what is fast differs between platforms."""
+
+    centre: Callable[[Array], tuple[Array, Array]]
+    gram: Callable[[Array], Array]
+    times: Callable[[Array, Array], Array]
+    matmul: Callable[[Array, Array], Array]
+    inverse_sqrt: Callable[[Array, Method, int, float], Array]
+
+
+_BY_ROWS = _Products(groups.centre, groups.gram, groups.times, groups.matmul, inverse_sqrt)
+_BY_LANES = _Products(lanes.centre, lanes.gram, lanes.times, lanes.matmul, lanes.inverse_sqrt)
+
+
+def _by_products(form: _Form, x: Array) -> Array:
+    return lax.platform_dependent(
+        x, tpu=partial(_decorrelate, form, _BY_LANES), default=partial(_decorrelate, form, _BY_ROWS)
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_kernel(form: _Form, x: Array) -> Array:
+    return lax.platform_dependent(
+        x,
+        tpu=lambda x: normalize_samples(form.whitening, form.flat(x)).reshape(x.shape),
+        default=partial(_decorrelate, form, _BY_ROWS),
+    )
+
+
+def _by_kernel_forward(form: _Form, x: Array) -> tuple[Array, Array]:
+    return _by_kernel(form, x), x
+
+
+def _by_kernel_backward(form: _Form, x: Array, g: Array) -> tuple[Array]:
+    dx = lax.platform_dependent(
+        x,
+        g,
+        tpu=lambda x, g: normalize_samples_transposed(form.whitening, form.flat(x), form.flat(g)).reshape(x.shape),
+        default=lambda x, g: jax.vjp(partial(_decorrelate, form, _BY_ROWS), x)[1](g)[0],
+    )
+    return (dx,)
+
+
+_by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)
+
+
+def _decorrelate(form: _Form, products: _Products, x: Array) -> Array:
+    mean, centred = products.centre(form.vectors(x))
+    matrix = _whitening_matrix(form, products, products.gram(centred) / form.samples, mean)
+    return form.activations(products.times(centred, matrix), x.shape)
+
+
 def _form(
-    x: Array, group_size: int | None, mode: str, method: str, iterations: int, epsilon: float, shrink: float
+    x: Array,
+    group_size: int | None,
+    mode: str,
+    method: str,
+    iterations: int,
+    epsilon: float,
+    shrink: float,
+    layer_norm: bool,
+    renormalize: bool,
 ) -> _Form:
     if jnp.iscomplexobj(x):
         raise TypeError(f"decorrelated_layer_norm takes real input; x is {x.dtype}.")
@@ -138,7 +223,7 @@ def _form(
     others, size = groups_of(channels, group_size)
     positions = math.prod(x.shape[1:-1])
     grouped = (x.shape[0], positions, *((others, size) if mode == "channel" else (size, others)))
-    form = _Form(mode, grouped, method, iterations, epsilon)  # type: ignore[arg-type]
+    form = _Form(mode, grouped, method, iterations, epsilon, shrink, layer_norm, renormalize)  # type: ignore[arg-type]
     if form.samples == 1:
         if mode == "channel":
             raise ValueError(
@@ -152,27 +237,34 @@ def _form(
     return form
 
 
-def _whitening_matrix(
-    form: _Form, covariance: Array, mean: Array, *, layer_norm: bool, renormalize: bool, shrink: float
-) -> Array:
+def _checked_kernel(form: _Form) -> _Form:
+    for name, value, only in (("mode", form.mode, "channel"), ("method", form.method, "newton")):
+        if value != only:
+            raise ValueError(f"tpu_kernel=True takes {name}={only!r} only; {name} is {value!r}.")
+    batch, positions, groups, channels = form.grouped
+    check_kernel((batch, positions, groups * channels), channels)
+    return form
+
+
+def _whitening_matrix(form: _Form, products: _Products, covariance: Array, mean: Array) -> Array:
     """Layer norm, whitening and renormalisation of each sample in one matrix for its centred values."""
     size = covariance.shape[-1]
     of_sample = tuple(range(1, covariance.ndim))
     trace = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None]
-    if layer_norm:
+    if form.layer_norm:
         # The variance over all values is that inside the channels and that of their means.
         between = mean - mean.mean((1, 2, 3), keepdims=True)
         variance = trace.mean(of_sample) / size + lax.square(between).mean((1, 2, 3))
         gain = lax.rsqrt(variance + form.epsilon).reshape((-1,) + (1,) * len(of_sample))
         covariance, trace = covariance * lax.square(gain), trace * lax.square(gain)
     shrunk = covariance
-    if shrink:
+    if form.shrink:
         identity = jnp.eye(size, dtype=covariance.dtype).reshape((1,) * (covariance.ndim - 2) + (size, size))
-        shrunk = (1 - shrink) * covariance + (shrink / size) * trace * identity
-    matrix = inverse_sqrt(shrunk, form.method, form.iterations, form.epsilon)
-    if renormalize:
+        shrunk = (1 - form.shrink) * covariance + (form.shrink / size) * trace * identity
+    matrix = products.inverse_sqrt(shrunk, form.method, form.iterations, form.epsilon)
+    if form.renormalize:
         # The mean square of the output is the mean of the diagonal of W S W.
-        output = matmul(matrix, covariance) * matrix
+        output = products.matmul(matrix, covariance) * matrix
         power = output.sum((-2, -1), keepdims=True).mean(of_sample, keepdims=True) / size
         matrix = matrix * lax.rsqrt(power + form.epsilon)
-    return matrix * gain if layer_norm else matrix
+    return matrix * gain if form.layer_norm else matrix

@@ -30,6 +30,14 @@ def from_groups(vectors: Float[Array, "groups vectors size"], shape: tuple[int, 
     return jnp.swapaxes(vectors, 0, 1).reshape(shape)
 
 
+def centre(
+    vectors: Float[Array, "*batch samples size"],
+) -> tuple[Float[Array, "*batch 1 size"], Float[Array, "*batch samples size"]]:
+    """The mean over the samples, and the deviations from it."""
+    mean = vectors.mean(-2, keepdims=True)
+    return mean, vectors - mean
+
+
 def matmul(a: Array, b: Array) -> Array:
     """A product of matrices without a loss of precision on any platform."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

@@ -1,5 +1,6 @@
 """Whitening: the inverse square root of a covariance, and what it does to features."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -57,11 +58,8 @@ def inverse_sqrt(
     check_whitening(method, iterations, epsilon)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"matrix of shape {matrix.shape} is not square in its last two axes.")
-    wide = jnp.promote_types(matrix.dtype, jnp.float32)
-    shifted = matrix.astype(wide) + (epsilon * jnp.eye(matrix.shape[-1], dtype=wide)).reshape(
-        (1,) * (matrix.ndim - 2) + matrix.shape[-2:]
-    )
-    root = _eigh_inverse_sqrt(shifted) if method == "eigh" else _newton_inverse_sqrt(shifted, iterations)
+    wide = shifted(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)), epsilon)
+    root = _eigh_inverse_sqrt(wide) if method == "eigh" else _newton_inverse_sqrt(wide, iterations)
     return root.astype(matrix.dtype)
 
 
@@ -111,16 +109,16 @@ def check_whitening(method: str, iterations: int, epsilon: float) -> None:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _newton_inverse_sqrt(matrix: Array, iterations: int) -> Array:
-    trace = _trace(matrix)
-    return _newton(matrix / trace, iterations)[-1][-1] * lax.rsqrt(trace)
+    trace = trace_of(matrix)
+    return newton(matrix / trace, iterations)[-1][-1] * lax.rsqrt(trace)
 
 
 @_newton_inverse_sqrt.defjvp
 def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (matrix,), (dmatrix,) = primals, tangents
-    trace, dtrace = _trace(matrix), _trace(dmatrix)
+    trace, dtrace = trace_of(matrix), trace_of(dmatrix)
     normalised = matrix / trace
-    steps = _newton(normalised, iterations)
+    steps = newton(normalised, iterations)
     dy = (dmatrix - normalised * dtrace) / trace
     dz: Array | None = None  # Z starts as the identity
     for k, (y, z, m, _) in enumerate(steps):
@@ -134,8 +132,10 @@ def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: t
     return z * root, dz * root - z * (0.5 * root / trace * dtrace)
 
 
-def _newton(y: Array, iterations: int) -> list[tuple[Array, Array, Array, Array]]:
-    """Y, Z, M before each iteration and Z after it."""
+def newton(
+    y: Array, iterations: int, matmul: Callable[[Array, Array], Array] = matmul
+) -> list[tuple[Array, Array, Array, Array]]:
+    """Y, Z, M before each iteration and Z after it, from a matrix of trace 1."""
     identity = jnp.eye(y.shape[-1], dtype=y.dtype).reshape((1,) * (y.ndim - 2) + y.shape[-2:])
     z = jnp.broadcast_to(identity, y.shape)
     steps = []
@@ -147,7 +147,14 @@ def _newton(y: Array, iterations: int) -> list[tuple[Array, Array, Array, Array]
     return steps
 
 
-def _trace(matrix: Array) -> Array:
+def shifted(matrix: Array, epsilon: float) -> Array:
+    """The matrices with epsilon added to their diagonals."""
+    diagonal = epsilon * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return matrix + diagonal.reshape((1,) * (matrix.ndim - 2) + diagonal.shape)
+
+
+def trace_of(matrix: Array) -> Array:
+    """The traces of the matrices, as matrices of one entry."""
     return jnp.trace(matrix, axis1=-2, axis2=-1)[..., None, None]
 
 

@@ -25,6 +25,7 @@ class DecorrelatedLayerNorm(nn.Module):
       shrink: share of a multiple of the identity in the covariance.
       layer_norm: whether layer norm comes first.
       renormalize: whether the output of each sample is brought to unit mean square.
+      tpu_kernel: whether TPUs run one Pallas kernel each way (64 to 1,024 channels; derivatives in reverse only).
       dtype: type of the result (default: from input and parameters).
       param_dtype: type of the parameters.
       use_bias: whether beta is added.
@@ -50,6 +51,7 @@ class DecorrelatedLayerNorm(nn.Module):
     shrink: float = 0.0
     layer_norm: bool = True
     renormalize: bool = True
+    tpu_kernel: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     use_bias: bool = True
@@ -81,5 +83,6 @@ class DecorrelatedLayerNorm(nn.Module):
             shrink=self.shrink,
             layer_norm=self.layer_norm,
             renormalize=self.renormalize,
+            tpu_kernel=self.tpu_kernel,
             dtype=dtype,
         )
