@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from normjax.functional.groups import as_groups, gram
+from normjax.functional.groups import gram_of_groups
 from normjax.functional.moments import (
     AxisIndexGroups,
     AxisName,
@@ -85,7 +85,7 @@ def comoments(
     deviations = x - jnp.expand_dims(first.mean, axes)
     if mask is not None:
         deviations = jnp.where(mask, deviations, 0)
-    comoment = gram(as_groups(deviations, group_size))
+    comoment = gram_of_groups(deviations, group_size)
     count = first.count[0] if features else jnp.zeros((), x.dtype)
     local = Comoments(count, first.mean, comoment)
     if axis_name is None:

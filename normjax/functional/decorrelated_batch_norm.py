@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from normjax.functional.affine import affine, check_affine
 from normjax.functional.comoments import Comoments, comoments
-from normjax.functional.groups import as_groups, from_groups, groups_of, products, times
+from normjax.functional.groups import groups_of, products_of_groups, times_groups
 from normjax.functional.moments import AxisIndexGroups, AxisName, expand_mask
 from normjax.functional.whitening import Method, check_whitening, inverse_sqrt, whiten
 
@@ -186,8 +186,7 @@ class _Form(NamedTuple):
 def _whiten_batch(form: _Form, x: Array, mask: Array | None) -> tuple[Array, Comoments]:
     stats = _batch_comoments(form, x, mask)
     matrix = inverse_sqrt(stats.covariance, form.method, form.iterations, form.epsilon)
-    centred = as_groups(_centred(x, mask, stats), form.group_size)
-    return from_groups(times(centred, matrix), x.shape), stats
+    return times_groups(_centred(x, mask, stats), matrix), stats
 
 
 @_whiten_batch.defjvp
@@ -202,7 +201,7 @@ def _whiten_batch_jvp(form: _Form, primals: tuple, tangents: tuple):
         counted_centred = jnp.where(mask, centred, 0)
     # Deviations sum to zero, so a moving mean does not move the comoment.
     total = counted.sum(tuple(range(x.ndim - 1)))
-    product = products(as_groups(counted_centred, form.group_size), as_groups(counted, form.group_size))
+    product = products_of_groups(counted_centred, counted, form.group_size)
     total, product = _sum_over_devices(form, total, product)
     count = jnp.maximum(stats.count, 1)
     dcomoment = product + jnp.swapaxes(product, -1, -2)
@@ -215,13 +214,9 @@ def _whiten_batch_jvp(form: _Form, primals: tuple, tangents: tuple):
     dcentred = dx - dmean.reshape((1,) * (x.ndim - 1) + (-1,))
     if mask is not None:
         dcentred = jnp.where(mask | jnp.isfinite(x), dcentred, 0)
-    y, dy = jax.jvp(
-        times,
-        (as_groups(centred, form.group_size), matrix),
-        (as_groups(dcentred, form.group_size), dmatrix),
-    )
+    y, dy = jax.jvp(times_groups, (centred, matrix), (dcentred, dmatrix))
     dstats = Comoments(jnp.zeros_like(stats.count), dmean, dcomoment)
-    return (from_groups(y, x.shape), stats), (from_groups(dy, x.shape), dstats)
+    return (y, stats), (dy, dstats)
 
 
 def _batch_comoments(form: _Form, x: Array, mask: Array | None) -> Comoments:

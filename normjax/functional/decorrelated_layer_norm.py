@@ -100,8 +100,11 @@ def decorrelated_layer_norm(
     form = _form(x, group_size, mode, method, iterations, epsilon, shrink, layer_norm, renormalize)
     check_affine(x, scale, bias)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    y = _by_kernel(_checked_kernel(form), wide) if tpu_kernel else _by_products(form, wide)
-    return affine(y, scale, bias).astype(dtype or x.dtype)
+    if tpu_kernel:
+        _check_kernel(form)
+        gain, shift = _filled(scale, 1, wide), _filled(bias, 0, wide)
+        return _by_kernel(form, wide, gain, shift).astype(dtype or x.dtype)
+    return affine(_by_products(form, wide), scale, bias).astype(dtype or x.dtype)
 
 
 class _Form(NamedTuple):
@@ -127,11 +130,6 @@ class _Form(NamedTuple):
         """What the TPU kernel is compiled for."""
         size = self.grouped[3]
         return Whitening(size, self.iterations, self.epsilon, self.shrink, self.layer_norm, self.renormalize)
-
-    def flat(self, x: Array) -> Array:
-        """(batch, positions, channels)."""
-        batch, positions, groups, channels = self.grouped
-        return x.reshape(batch, positions, groups * channels)
 
     def vectors(self, x: Array) -> Array:
         """(batch, matrices, samples, size): the vectors that each matrix whitens, one below the other."""
@@ -170,29 +168,30 @@ def _by_products(form: _Form, x: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_kernel(form: _Form, x: Array) -> Array:
+def _by_kernel(form: _Form, x: Array, scale: Array, bias: Array) -> Array:
     return lax.platform_dependent(
-        x,
-        tpu=lambda x: normalize_samples(form.whitening, form.flat(x)).reshape(x.shape),
-        default=partial(_decorrelate, form, _BY_ROWS),
+        x, scale, bias, tpu=partial(normalize_samples, form.whitening), default=partial(_by_rows, form)
     )
 
 
-def _by_kernel_forward(form: _Form, x: Array) -> tuple[Array, Array]:
-    return _by_kernel(form, x), x
+def _by_kernel_forward(form: _Form, *arguments: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _by_kernel(form, *arguments), arguments
 
 
-def _by_kernel_backward(form: _Form, x: Array, g: Array) -> tuple[Array]:
-    dx = lax.platform_dependent(
-        x,
+def _by_kernel_backward(form: _Form, arguments: tuple[Array, ...], g: Array) -> tuple[Array, ...]:
+    return lax.platform_dependent(
+        *arguments,
         g,
-        tpu=lambda x, g: normalize_samples_transposed(form.whitening, form.flat(x), form.flat(g)).reshape(x.shape),
-        default=lambda x, g: jax.vjp(partial(_decorrelate, form, _BY_ROWS), x)[1](g)[0],
+        tpu=partial(normalize_samples_transposed, form.whitening),
+        default=lambda *arguments_and_g: jax.vjp(partial(_by_rows, form), *arguments_and_g[:-1])[1](g),
     )
-    return (dx,)
 
 
 _by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)
+
+
+def _by_rows(form: _Form, x: Array, scale: Array, bias: Array) -> Array:
+    return affine(_decorrelate(form, _BY_ROWS, x), scale, bias)
 
 
 def _decorrelate(form: _Form, products: _Products, x: Array) -> Array:
@@ -237,13 +236,16 @@ def _form(
     return form
 
 
-def _checked_kernel(form: _Form) -> _Form:
+def _filled(parameter: Array | None, default: int, x: Array) -> Array:
+    return jnp.full(x.shape[-1:], default, x.dtype) if parameter is None else parameter.astype(x.dtype)
+
+
+def _check_kernel(form: _Form) -> None:
     for name, value, only in (("mode", form.mode, "channel"), ("method", form.method, "newton")):
         if value != only:
             raise ValueError(f"tpu_kernel=True takes {name}={only!r} only; {name} is {value!r}.")
-    batch, positions, groups, channels = form.grouped
-    check_kernel((batch, positions, groups * channels), channels)
-    return form
+    _, positions, groups, size = form.grouped
+    check_kernel(positions, groups * size, size)
 
 
 def _whitening_matrix(form: _Form, products: _Products, covariance: Array, mean: Array) -> Array:

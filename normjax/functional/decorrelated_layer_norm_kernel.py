@@ -4,6 +4,8 @@ A kernel reads each sample once, into the chip's own memory, and writes its resu
 Groups lie on the diagonal of 128 x 128 matrices, which is what the matrix unit multiplies.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -34,9 +36,8 @@ class Whitening(NamedTuple):
     renormalize: bool
 
 
-def check_kernel(shape: tuple[int, ...], group_size: int) -> None:
-    """ValueError where the kernels do not take activations of this shape (batch, positions, channels)."""
-    _, positions, channels = shape
+def check_kernel(positions: int, channels: int, group_size: int) -> None:
+    """ValueError where the kernels do not take samples of this shape."""
     if channels > _LANES and (channels % _LANES or _LANES % group_size or channels > _MOST_CHANNELS):
         raise ValueError(
             f"tpu_kernel=True takes up to {_LANES} channels, or a multiple of {_LANES} up to {_MOST_CHANNELS} in "
@@ -50,74 +51,144 @@ def check_kernel(shape: tuple[int, ...], group_size: int) -> None:
 
 
 def normalize_samples(
-    whitening: Whitening, x: Float[Array, "batch positions channels"], *, interpret: bool = False
-) -> Float[Array, "batch positions channels"]:
+    whitening: Whitening,
+    x: Float[Array, "batch *spatial channels"],
+    scale: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "batch *spatial channels"]:
     """Decorrelated layer normalization."""
-    return _call(partial(_forward_kernel, whitening), (x,), interpret)
+    blocks = _blocks(x.shape)
+    y = pl.pallas_call(
+        partial(_forward_kernel, whitening, blocks),
+        out_shape=blocks.array(x.dtype),
+        grid=(blocks.number,),
+        in_specs=[blocks.spec(), _row(x.shape), _row(x.shape)],
+        out_specs=blocks.spec(),
+        compiler_params=_COMPILER,
+        interpret=interpret,
+    )(blocks.laid_out(x), scale[None], bias[None])
+    return blocks.activations(y, x.shape)
 
 
 def normalize_samples_transposed(
     whitening: Whitening,
-    x: Float[Array, "batch positions channels"],
-    g: Float[Array, "batch positions channels"],
+    x: Float[Array, "batch *spatial channels"],
+    scale: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    g: Float[Array, "batch *spatial channels"],
     *,
     interpret: bool = False,
-) -> Float[Array, "batch positions channels"]:
-    """The gradient by ``x`` of what has the gradient ``g`` by the result."""
-    return _call(partial(_backward_kernel, whitening), (x, g), interpret)
+) -> tuple[Float[Array, "batch *spatial channels"], Float[Array, " channels"], Float[Array, " channels"]]:
+    """The gradients by ``x``, ``scale`` and ``bias`` where that by the result is ``g``."""
+    blocks = _blocks(x.shape)
+    # Each block has its own sums for scale and bias: blocks may run in any order.
+    sums = jax.ShapeDtypeStruct((blocks.number, 1, x.shape[-1]), x.dtype)
+    sum_spec = pl.BlockSpec((1, 1, x.shape[-1]), lambda i: (i, 0, 0))
+    dx, dscale, dbias = pl.pallas_call(
+        partial(_backward_kernel, whitening, blocks),
+        out_shape=(blocks.array(x.dtype), sums, sums),
+        grid=(blocks.number,),
+        in_specs=[blocks.spec(), _row(x.shape), _row(x.shape), blocks.spec()],
+        out_specs=(blocks.spec(), sum_spec, sum_spec),
+        compiler_params=_COMPILER,
+        interpret=interpret,
+    )(blocks.laid_out(x), scale[None], bias[None], blocks.laid_out(g))
+    return blocks.activations(dx, x.shape), dscale.sum((0, 1)), dbias.sum((0, 1))
 
 
-class _Samples(NamedTuple):
-    """Where the samples of a block lie."""
+_COMPILER = pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=_MEMORY)
 
-    axis: int
-    block: int
+
+class _Blocks(NamedTuple):
+    """The samples in blocks that a kernel reads at once."""
+
+    batch: int
+    positions: int
+    channels: int
+    axis: int  # of the samples, in (batch, positions, channels) or (positions, batch, channels)
+    size: int
+
+    @property
+    def number(self) -> int:
+        return -(-self.batch // self.size)
 
     def at(self, i: Array) -> tuple:
+        """Where sample i of a block lies in it."""
         return (slice(None), i) if self.axis else (i,)
 
+    def spec(self) -> pl.BlockSpec:
+        if self.axis:
+            return pl.BlockSpec((self.positions, self.size, self.channels), lambda i: (0, i, 0))
+        return pl.BlockSpec((self.size, self.positions, self.channels), lambda i: (i, 0, 0))
 
-def _forward_kernel(whitening: Whitening, samples: _Samples, x_ref, y_ref) -> None:
-    @pl.loop(0, samples.block)
-    def _(i):
-        y_ref[samples.at(i)] = _normalize(whitening, x_ref[samples.at(i)])
+    def laid_out(self, x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(self.batch, self.positions, self.channels), 0, self.axis)
+
+    def activations(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.swapaxes(x, 0, self.axis).reshape(shape)
+
+    def array(self, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+        outer = (self.positions, self.batch) if self.axis else (self.batch, self.positions)
+        return jax.ShapeDtypeStruct((*outer, self.channels), dtype)
+
+    def for_each(self, body: Callable[[Array], None]) -> None:
+        """Runs the body for the samples of a kernel's own block; the last one may not be full."""
+        pl.loop(0, jnp.minimum(self.size, self.batch - pl.program_id(0) * self.size))(body)
 
 
-def _backward_kernel(whitening: Whitening, samples: _Samples, x_ref, g_ref, dx_ref) -> None:
-    @pl.loop(0, samples.block)
-    def _(i):
-        _, pull = jax.vjp(partial(_normalize, whitening), x_ref[samples.at(i)])
-        (dx_ref[samples.at(i)],) = pull(g_ref[samples.at(i)])
+def _blocks(shape: tuple[int, ...]) -> _Blocks:
+    """Blocks of samples as they lie in the memory of a TPU, so that nothing need be moved before a kernel."""
+    batch, *spatial, channels = shape
+    positions = math.prod(spatial)
+    size = min(_SUBLANES, batch)
+    if spatial[-1] % _SUBLANES and size * _bytes(positions, channels) <= _LARGEST_BLOCK:
+        # Rows of positions would not fill the tiles: the compiler puts the samples there.
+        return _Blocks(batch, positions, channels, 1, size)
+    return _Blocks(batch, positions, channels, 0, min(size, max(1, _LARGEST_BLOCK // _bytes(positions, channels) // 2)))
 
 
-def _call(kernel, arguments: tuple[Array, ...], interpret: bool) -> Array:
-    batch, positions, channels = arguments[0].shape
-    # Activations of a TPU have the batch along the sublanes as a rule: a block of a tile's height is read as it lies.
-    # Where that many samples are too large for the chip's memory, each comes alone.
-    high = min(_SUBLANES, batch)
-    samples = _Samples(1, high) if high * _bytes(positions, channels) <= _LARGEST_BLOCK else _Samples(0, 1)
-    if samples.axis:
-        block = pl.BlockSpec((positions, samples.block, channels), lambda i: (0, i, 0))
-    else:
-        block = pl.BlockSpec((samples.block, positions, channels), lambda i: (i, 0, 0))
-    laid_out = [jnp.swapaxes(x, 0, samples.axis) for x in arguments]
-    result = pl.pallas_call(
-        partial(kernel, samples),
-        out_shape=jax.ShapeDtypeStruct(laid_out[0].shape, laid_out[0].dtype),
-        grid=(pl.cdiv(batch, samples.block),),
-        in_specs=[block] * len(arguments),
-        out_specs=block,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=_MEMORY),
-        interpret=interpret,
-    )(*laid_out)
-    return jnp.swapaxes(result, 0, samples.axis)
+def _row(shape: tuple[int, ...]) -> pl.BlockSpec:
+    return pl.BlockSpec((1, shape[-1]), lambda _: (0, 0))
+
+
+def _forward_kernel(whitening: Whitening, blocks: _Blocks, x_ref, scale_ref, bias_ref, y_ref) -> None:
+    scale, bias = scale_ref[...], bias_ref[...]
+
+    def of_sample(i: Array) -> None:
+        y_ref[blocks.at(i)] = _normalize(whitening, x_ref[blocks.at(i)], scale, bias)
+
+    blocks.for_each(of_sample)
+
+
+def _backward_kernel(
+    whitening: Whitening, blocks: _Blocks, x_ref, scale_ref, bias_ref, g_ref, dx_ref, dscale_ref, dbias_ref
+) -> None:
+    scale, bias = scale_ref[...], bias_ref[...]
+    dscale_ref[...] = jnp.zeros(dscale_ref.shape, dscale_ref.dtype)
+    dbias_ref[...] = jnp.zeros(dbias_ref.shape, dbias_ref.dtype)
+
+    def of_sample(i: Array) -> None:
+        _, pull = jax.vjp(partial(_normalize, whitening), x_ref[blocks.at(i)], scale, bias)
+        dx, dscale, dbias = pull(g_ref[blocks.at(i)])
+        dx_ref[blocks.at(i)] = dx
+        dscale_ref[0] += dscale
+        dbias_ref[0] += dbias
+
+    blocks.for_each(of_sample)
 
 
 def _bytes(positions: int, channels: int) -> int:
     return 4 * positions * max(channels, _LANES)
 
 
-def _normalize(whitening: Whitening, x: Float[Array, "positions channels"]) -> Float[Array, "positions channels"]:
+def _normalize(
+    whitening: Whitening,
+    x: Float[Array, "positions channels"],
+    scale: Float[Array, "1 channels"],
+    bias: Float[Array, "1 channels"],
+) -> Float[Array, "positions channels"]:
     positions, channels = x.shape
     width = min(channels, _LANES)
     row, column = (lax.broadcasted_iota(jnp.int32, (1, width, width), axis) for axis in (1, 2))
@@ -151,7 +222,7 @@ def _normalize(whitening: Whitening, x: Float[Array, "positions channels"]) -> F
     if whitening.layer_norm:
         matrix = matrix * gain
     whitened = _dot(vectors, matrix, 2, 1)
-    return jnp.concatenate([whitened[block] for block in range(channels // width)], axis=1)
+    return jnp.concatenate([whitened[block] for block in range(channels // width)], axis=1) * scale + bias
 
 
 def _dot(a: Array, b: Array, contract_a: int, contract_b: int) -> Array:

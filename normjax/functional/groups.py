@@ -1,11 +1,14 @@
 """Groups of features, and products of vectors and of small symmetric matrices whose derivatives are products."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from normjax.functional import block_diagonal
 
 
 def groups_of(features: int, group_size: int | None) -> tuple[int, int]:
@@ -36,6 +39,43 @@ def centre(
     """The mean over the samples, and the deviations from it."""
     mean = vectors.mean(-2, keepdims=True)
     return mean, vectors - mean
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def gram_of_groups(x: Float[Array, "... features"], group_size: int) -> Float[Array, "groups size size"]:
+    """The sums of products of the features of each group with each other, over all other axes."""
+    return products_of_groups(x, x, group_size)
+
+
+@gram_of_groups.defjvp
+def _gram_of_groups_jvp(group_size: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    half = products_of_groups(x, dx, group_size)
+    return products_of_groups(x, x, group_size), half + jnp.swapaxes(half, -1, -2)
+
+
+def products_of_groups(
+    a: Float[Array, "... features"], b: Float[Array, "... features"], group_size: int
+) -> Float[Array, "groups size size"]:
+    """The sums of products of the features of each group of two arrays, over all other axes."""
+    return lax.platform_dependent(
+        a,
+        b,
+        tpu=partial(block_diagonal.products, group_size=group_size),
+        default=lambda a, b: products(as_groups(a, group_size), as_groups(b, group_size)),
+    )
+
+
+def times_groups(
+    x: Float[Array, "... features"], symmetric: Float[Array, "groups size size"]
+) -> Float[Array, "... features"]:
+    """The features of each group times its symmetric matrix."""
+    return lax.platform_dependent(
+        x,
+        symmetric,
+        tpu=block_diagonal.times,
+        default=lambda x, symmetric: from_groups(times(as_groups(x, symmetric.shape[-1]), symmetric), x.shape),
+    )
 
 
 def matmul(a: Array, b: Array) -> Array:

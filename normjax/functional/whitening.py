@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from normjax.functional.groups import as_groups, from_groups, matmul, times, times_left, times_right
+from normjax.functional.groups import matmul, times_groups, times_left, times_right
 
 Method = Literal["newton", "eigh"]
 
@@ -94,7 +94,7 @@ def whiten(
         )
     wide = jnp.promote_types(x.dtype, jnp.float32)
     centred = x.astype(wide) - mean.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
-    return from_groups(times(as_groups(centred, size), matrix.astype(wide)), x.shape)
+    return times_groups(centred, matrix.astype(wide))
 
 
 def check_whitening(method: str, iterations: int, epsilon: float) -> None:

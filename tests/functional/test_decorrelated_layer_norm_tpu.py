@@ -91,36 +91,35 @@ def test_layer_along_lanes_is_the_layer(options, monkeypatch):
 KERNELS = [
     ((3, 4, 5, 12), {"group_size": 4}),  # fewer samples than a tile is high
     ((11, 4, 5, 12), {"group_size": 3, "shrink": 0.1}),  # a last block that is not full
+    ((9, 2, 8, 12), {"group_size": 4}),  # rows that fill a tile: the batch comes first
+    ((2, 9, 8), {"group_size": 8}),  # one axis of positions
     ((2, 3, 7, 256), {"group_size": 16}),  # two matrices of 128 channels
-    ((2, 5, 5, 128), {"group_size": 128, "layer_norm": False}),
+    ((2, 15, 15, 128), {"group_size": 128, "layer_norm": False}),
     ((2, 96, 100, 8), {"group_size": 8, "renormalize": False, "iterations": 3}),  # samples too large to share a block
 ]
 
 
-def kernel_arguments(shape, options):
-    whitening = Whitening(16, 5, 1e-5, 0.0, layer_norm=True, renormalize=True)._replace(**options)
-    return whitening, draw(*shape), draw(*shape, seed=1)
-
-
 @pytest.mark.parametrize(("shape", "options"), KERNELS, ids=str)
 def test_interpreted_kernels_are_the_layer_and_its_gradient(shape, options):
-    whitening, x, g = kernel_arguments(shape, options)
-    flat = (shape[0], -1, shape[-1])
-    want, pull = jax.vjp(partial(decorrelated_layer_norm, **options), x)
-    got = normalize_samples(whitening, x.reshape(flat), interpret=True)
-    chex.assert_trees_all_close(got.reshape(shape), want, rtol=1e-5, atol=1e-5)
-    (dx,) = pull(g)
-    got = normalize_samples_transposed(whitening, x.reshape(flat), g.reshape(flat), interpret=True)
-    chex.assert_trees_all_close(got.reshape(shape), dx, rtol=1e-4, atol=5e-5)
+    whitening = Whitening(16, 5, 1e-5, 0.0, layer_norm=True, renormalize=True)._replace(**options)
+    x, g, scale, bias = draw(*shape), draw(*shape, seed=1), draw(shape[-1], seed=2), draw(shape[-1], seed=3)
+    want, pull = jax.vjp(partial(decorrelated_layer_norm, **options), x, scale, bias)
+    got = normalize_samples(whitening, x, scale, bias, interpret=True)
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=5e-5)
+    got = normalize_samples_transposed(whitening, x, scale, bias, g, interpret=True)
+    chex.assert_trees_all_close(got, pull(g), rtol=1e-4, atol=2e-4)
 
 
 def test_the_option_changes_nothing_on_other_platforms():
     x, g = draw(3, 4, 5, 12), draw(3, 4, 5, 12, seed=1)
 
-    def both(tpu_kernel):
-        y, pull = jax.vjp(partial(decorrelated_layer_norm, group_size=4, tpu_kernel=tpu_kernel), x)
+    @partial(jax.jit, static_argnums=0)
+    def both(tpu_kernel, *affine):
+        y, pull = jax.vjp(partial(decorrelated_layer_norm, group_size=4, tpu_kernel=tpu_kernel), x, *affine)
         return y, pull(g)
 
+    affine = draw(12, seed=2), draw(12, seed=3)
+    chex.assert_trees_all_close(both(True, *affine), both(False, *affine), rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(both(True), both(False), rtol=1e-6, atol=1e-6)
 
 
