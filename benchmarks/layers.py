@@ -3,14 +3,18 @@
     python -m benchmarks.layers batch-norm
     python -m benchmarks.layers decorrelated-layer-norm
     python -m benchmarks.layers decorrelated-batch-norm
+    python -m benchmarks.layers decorrelated-batch-norm --reference CLONE/extension/normailzation
 
 Every contender runs in a process of its own, in turn, on as many processors as it may use threads. A ratio above 1
-says that normjax is faster. PyTorch is in the bench extra.
+says that normjax is faster. PyTorch is in the bench extra; the reference is a clone of
+https://github.com/huangleiBuaa/IterNorm-pytorch, whose code is not ours to ship.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -44,7 +48,11 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
 
 
 def compare(
-    layer: Annotated[LayerName, tyro.conf.Positional], rounds: int = 5, threads: int = 1, torch: bool = True
+    layer: Annotated[LayerName, tyro.conf.Positional],
+    rounds: int = 5,
+    threads: int = 1,
+    torch: bool = True,
+    reference: Path | None = None,
 ) -> None:
     """Prints milliseconds of each contender and how many times as fast normjax is.
 
@@ -53,11 +61,14 @@ def compare(
         rounds: how often each contender runs
         threads: processors a contender may use
         torch: whether PyTorch takes part
+        reference: directory of iterative_normalization.py, which then takes part, too
     """
     names = [name for name in CONTENDERS[layer] if torch or name != "torch"]
-    commands = {
-        name: ["-m", "benchmarks.layers", "contender", name, layer, "--threads", str(threads)] for name in names
-    }
+    options = ["--threads", str(threads)]
+    if reference is not None:
+        names.append("reference")
+        options += ["--reference", str(reference)]
+    commands = {name: ["-m", "benchmarks.layers", "contender", name, layer, *options] for name in names}
     results = run_in_turn(commands, rounds=rounds, threads=threads, keep_memory=True)
     peers = names[1:]
     table = Table(
@@ -84,7 +95,10 @@ def compare(
 
 
 def contender(
-    name: Annotated[str, tyro.conf.Positional], layer: Annotated[LayerName, tyro.conf.Positional], threads: int = 1
+    name: Annotated[str, tyro.conf.Positional],
+    layer: Annotated[LayerName, tyro.conf.Positional],
+    threads: int = 1,
+    reference: Path | None = None,
 ) -> None:
     """One contender; prints one line of JSON.
 
@@ -92,8 +106,11 @@ def contender(
         name: which contender
         layer: which layer
         threads: threads it may use
+        reference: directory of iterative_normalization.py
     """
-    measure = _measure_torch if name == "torch" else _measure_jax
+    if reference is not None:
+        sys.path.append(str(reference))
+    measure = _measure_torch if name in ("torch", "reference") else _measure_jax
     print(json.dumps({str(shape): measure(name, layer, shape, threads) for shape in SHAPES[layer]}))
 
 
@@ -154,7 +171,6 @@ def _measure_torch(name: str, layer: str, shape: tuple[int, ...], threads: int) 
 
     from benchmarks.torch_layers import build
 
-    del name
     torch.set_num_threads(threads)
     results = []
     # PyTorch's better layout counts: images by channel first, or last.
@@ -165,7 +181,7 @@ def _measure_torch(name: str, layer: str, shape: tuple[int, ...], threads: int) 
                 array.permute(0, 3, 1, 2).contiguous(memory_format=layout).detach() for array in (x, upstream)
             )
         x.requires_grad_(True)
-        module = build(layer, shape[-1], len(shape))
+        module = build("reference" if name == "reference" else layer, shape[-1], len(shape))
 
         def step(module: Any = module, x: Any = x, upstream: Any = upstream) -> None:
             x.grad = None
@@ -177,8 +193,6 @@ def _measure_torch(name: str, layer: str, shape: tuple[int, ...], threads: int) 
 
 
 if __name__ == "__main__":
-    import sys
-
     if sys.argv[1:2] == ["contender"]:
         tyro.cli(contender, args=sys.argv[2:])
     else:

@@ -8,9 +8,21 @@ from torch import nn
 
 def build(layer: str, channels: int, dimensions: int) -> nn.Module:
     """The PyTorch module for a layer of the benchmark."""
+    if layer == "reference":
+        return reference(channels)
     if layer == "batch-norm":
         return nn.BatchNorm2d(channels) if dimensions == 4 else nn.BatchNorm1d(channels)
     return InstanceWhitening(channels) if layer == "decorrelated-layer-norm" else IterNorm(channels)
+
+
+def reference(channels: int) -> nn.Module:
+    """IterNorm as its authors published it, from the search path."""
+    from iterative_normalization import IterNorm  # type: ignore[import-not-found]
+
+    module = IterNorm(channels, num_channels=16, T=5)
+    # It expands one identity matrix over the groups, which PyTorch has since refused to write to.
+    module.running_wm = module.running_wm.clone()
+    return module
 
 
 def newton(covariance: torch.Tensor, iterations: int) -> torch.Tensor:

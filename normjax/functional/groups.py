@@ -25,7 +25,9 @@ def groups_of(features: int, group_size: int | None) -> tuple[int, int]:
 def as_groups(x: Float[Array, "... features"], group_size: int) -> Float[Array, "groups vectors size"]:
     """The vectors of each group of neighbouring features, one below the other."""
     vectors = x.reshape(math.prod(x.shape[:-1]), x.shape[-1] // group_size, group_size)
-    return jnp.swapaxes(vectors, 0, 1)
+    # Without the barrier XLA merges this transpose with that of a product before it in the derivative, and then no
+    # longer sees that the product could be computed the other way round: on CPU that took half of the backward pass.
+    return lax.optimization_barrier(jnp.swapaxes(vectors, 0, 1))
 
 
 def from_groups(vectors: Float[Array, "groups vectors size"], shape: tuple[int, ...]) -> Float[Array, "... features"]:
