@@ -133,7 +133,6 @@ def _time(run: Callable[[], Any], seconds: float = 0.5) -> float:
 
 
 def _measure_jax(name: str, layer: str, shape: tuple[int, ...], threads: int) -> dict[str, float]:
-    import jax
     from flax import linen as nn
 
     import normjax
@@ -147,9 +146,16 @@ def _measure_jax(name: str, layer: str, shape: tuple[int, ...], threads: int) ->
             reduction_axes=tuple(range(1, len(shape))), feature_axes=-1
         ),
     }.get((name, layer), nn.BatchNorm(use_running_average=False))
+    return measure_module(module, shape)
+
+
+def measure_module(module: Any, shape: tuple[int, ...], seconds: float = 0.5) -> dict[str, float]:
+    """Median milliseconds and temporary bytes of the forward and backward pass of a Linen module."""
+    import jax
+
     x, upstream = map(jax.numpy.asarray, _inputs(shape))
     variables = module.init(jax.random.key(0), x)
-    params = variables.pop("params")
+    params = variables.pop("params", {})
 
     def step(params: Any, state: Any, x: Any, upstream: Any) -> Any:
         def forward(params: Any, x: Any) -> Any:
@@ -161,7 +167,7 @@ def _measure_jax(name: str, layer: str, shape: tuple[int, ...], threads: int) ->
     compiled = jax.jit(step).lower(params, variables, x, upstream).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return {
-        "ms": _time(lambda: jax.block_until_ready(compiled(params, variables, x, upstream))),
+        "ms": _time(lambda: jax.block_until_ready(compiled(params, variables, x, upstream)), seconds),
         "temporary": temporary,
     }
 
