@@ -132,6 +132,31 @@ def predict(
     return command
 
 
+def fold(
+    run: _RUN,
+    output: Path | None = None,
+    checkpoint: str = "best",
+    json: bool = False,
+) -> Callable[[], None]:
+    """Write a trained network without its batch normalization as one program: the same predictions, less to compute.
+
+    Args:
+        run: directory of the run
+        output: the file; None: folded.stablehlo in the run's directory
+        checkpoint: best (by validation), last, or the number of a step
+        json: print one JSON object instead of a table
+    """
+
+    def command() -> None:
+        from normjax.training.fold import fold_run
+        from normjax.training.report import print_folding
+
+        result = fold_run(run, output=output, checkpoint=checkpoint)
+        _print_json(result) if json else print_folding(result)
+
+    return command
+
+
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """The chosen subcommand with its options; tyro's many-line complaints become one line."""
     default = _start_config(arguments) if arguments[:1] == ["train"] else TrainConfig()
@@ -139,6 +164,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "train": train_command(default),
         "evaluate": evaluate,
         "predict": predict,
+        "fold": fold,
     }
     complaint = io.StringIO()
     try:

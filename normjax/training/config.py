@@ -47,7 +47,7 @@ class NormConfig(Section):
     momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old value in running statistics, for layers that keep them"
     )
-    options: dict[str, int | float | bool | str] = Field(
+    options: dict[str, int | float | bool | str | None] = Field(
         {}, description="further fields of the layer, as pairs: epsilon 1e-3 use_scale False"
     )
 

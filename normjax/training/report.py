@@ -66,3 +66,23 @@ def print_predictions(results: Sequence[dict[str, Any]], console: Console | None
             probability = prediction["probability"]
             table.add_row(prediction["class"], f"{probability:7.2%}", Bar(1.0, 0.0, probability, width=30))
         console.print(table)
+
+
+def print_folding(result: dict[str, Any], console: Console | None = None) -> None:
+    """What became of the layers of a network, and what it brought."""
+    console = console or Console()
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("run", f"{result['run']}, step {result['step']:,}")
+    table.add_row("file", f"{result['file']} ({result['bytes'] / 1e6:.2f} MB)")
+    table.add_row("folded", ", ".join(result["folded"]) or "none")
+    table.add_row("multiply-add left", ", ".join(result["multiply_adds"]) or "none")
+    table.add_row(
+        "largest difference", f"{result['largest_difference']:.1e} of logits up to {result['largest_logit']:.1f}"
+    )
+    table.add_row(
+        f"{result['images']} images", f"{result['ms_before']:.1f} ms before, {result['ms_after']:.1f} ms after"
+    )
+    console.print(table)
+    console.print("To use it: jax.export.deserialize(file.read_bytes()).call(pixels), uint8 images; any batch size.")

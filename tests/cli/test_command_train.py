@@ -62,6 +62,15 @@ def test_the_order_of_config_and_options_does_not_matter(started, config_file):
     assert (first.epochs, first.model.widths) == (7, (4, 8))
 
 
+def test_an_option_of_a_norm_may_be_none(started):
+    words = "--norm.name decorrelated_layer_norm --norm.options group_size None mode group shrink 0.1"
+    config, _, _ = started(*words.split())
+    assert config.norm.options == {"group_size": None, "mode": "group", "shrink": 0.1}
+    assert started("--norm.name", "layer_norm", "--norm.options", "epsilon", "1e-3")[0].norm.options == {
+        "epsilon": 1e-3
+    }
+
+
 def test_the_json_of_a_run_is_a_config(started, config_file, tmp_path):
     first, _, _ = started("--config", config_file)
     (tmp_path / "config.json").write_text(json.dumps(first.model_dump(mode="json")))
