@@ -50,10 +50,10 @@ def moments(
 
     .. math:: n = \sum_i 1, \qquad \mu = \frac1n \sum_i x_i, \qquad M = \sum_i |x_i - \mu|^2.
 
-    One pass over the data shifts by the mean :math:`K` of its first slices and corrects at the end,
+    One pass over the data shifts by the mean :math:`K` of its first values and corrects at the end,
     :math:`M = \sum |x_i - K|^2 - |\sum (x_i - K)|^2 / n`. With the mean of :math:`k` out of :math:`s`
-    slices, :math:`|\mu - K|^2 \le (s / k - 1)\, M / n`, so at most a factor of :math:`s / k` is lost to
-    cancellation, however far the data lie from zero; k is one slice for each 1,024, at least one.
+    values, :math:`|\mu - K|^2 \le (s / k - 1)\, M / n`, so at most a factor of :math:`s / k` is lost to
+    cancellation, however far the data lie from zero; k is at least one value in 1,024.
     On CPU the pass takes plain sums (:math:`K = 0`), and two passes take its place where
     :math:`\mu^2` exceeds 100 times the variance.
     Devices exchange their moments in one collective (for each named axis) and merge them weighted by count.
@@ -239,8 +239,13 @@ def _plain_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def _shifted_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and m2 of the values less the mean of the first slices."""
-    sample = lax.slice_in_dim(x, 0, max(1, x.shape[axes[0]] // 1024), axis=axes[0]) if axes else x
+    """Mean and m2 of the values less the mean of the first of them, one in 1,024 or a few more."""
+    sample, left = x, 1024
+    for axis in axes:
+        size = x.shape[axis]
+        kept = -(-size // left)
+        sample = lax.slice_in_dim(sample, 0, kept, axis=axis)
+        left = left * kept // size
     return _around(x, axes, sample.mean(axes, keepdims=True))
 
 
