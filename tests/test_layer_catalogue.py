@@ -54,6 +54,16 @@ def test_the_compiled_layer_gives_what_the_eager_one_gives(layer):
     )
 
 
+@every_layer
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_no_types_are_mixed_by_accident(layer, dtype):
+    x = draw(8, 3, 3, 4).astype(dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        module, variables = build(layer, x, dtype=dtype)
+        y, pull = jax.vjp(lambda v, x: forward(module, v, x)[0], variables, x)
+        assert (y.dtype, pull(y)[1].dtype) == (dtype, dtype)
+
+
 @running_layers
 def test_one_example_is_enough_to_make_the_variables(layer):
     # Networks are initialised with one example, which no ghost batch fits, outside the mapped axis of their devices.

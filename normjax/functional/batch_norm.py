@@ -16,6 +16,7 @@ from normjax.functional.moments import (
     canonical_axes,
     expand_mask,
     moments,
+    moving_average,
     statistics_dtype,
 )
 
@@ -163,13 +164,10 @@ def update_running_statistics(
     """
     variance = batch.unbiased_variance if unbiased else batch.variance
 
-    def average(old: Array, new: Array) -> Array:
-        # The type of the state stays, unless complex data make the mean complex.
-        dtype = new.dtype if jnp.iscomplexobj(new) else old.dtype
-        old = old.astype(dtype)
-        return jnp.where(batch.count > 0, (momentum * old + (1 - momentum) * new.astype(dtype)).astype(dtype), old)
-
-    return RunningStatistics(average(running.mean, batch.mean), average(running.variance, variance))
+    return RunningStatistics(
+        moving_average(running.mean, batch.mean, momentum, batch.count),
+        moving_average(running.variance, variance, momentum, batch.count),
+    )
 
 
 class _Form(NamedTuple):

@@ -8,7 +8,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from normjax.functional.batch_norm import batch_norm
-from normjax.functional.moments import AxisIndexGroups, AxisName, Moments, canonical_axes
+from normjax.functional.moments import (
+    AxisIndexGroups,
+    AxisName,
+    Moments,
+    canonical_axes,
+    moving_average,
+    statistics_dtype,
+)
 
 
 class RenormStatistics(NamedTuple):
@@ -84,7 +91,7 @@ def batch_renorm(
     for name, value, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0)):
         if isinstance(value, int | float) and not value >= least:
             raise ValueError(f"{name}={value} is too small; use {least:g} or more.")
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = statistics_dtype(x.dtype)
     standard, batch = batch_norm(
         x,
         axis=axis,
@@ -161,7 +168,7 @@ def renorm_limits(
     t = jnp.asarray(step, jnp.float32)
 
     def progress(end: int) -> Array:
-        return jnp.clip((t - warmup_steps + (end == warmup_steps)) / max(end - warmup_steps, 1), 0, 1)
+        return jnp.clip((t - warmup_steps + int(end == warmup_steps)) / max(end - warmup_steps, 1), 0, 1)
 
     return 1 + (r_max - 1) * progress(r_steps), d_max * progress(d_steps)
 
@@ -191,8 +198,8 @@ def update_renorm_statistics(
       Ioffe, `Batch Renormalization <https://arxiv.org/abs/1702.03275>`_, 2017, Algorithm 1.
     """
 
-    def average(old: Array, new: Array) -> Array:
-        moved = momentum * old + (1 - momentum) * new.astype(old.dtype)
-        return jnp.where(batch.count > 0, moved.astype(old.dtype), old)
-
-    return RenormStatistics(average(running.mean, batch.mean), average(running.std, jnp.sqrt(batch.variance + epsilon)))
+    std = jnp.sqrt(batch.variance + epsilon)
+    return RenormStatistics(
+        moving_average(running.mean, batch.mean, momentum, batch.count),
+        moving_average(running.std, std, momentum, batch.count),
+    )

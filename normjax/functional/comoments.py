@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from normjax.functional.groups import gram_of_groups
+from normjax.functional.groups import gram_of_groups, groups_of
 from normjax.functional.moments import (
     AxisIndexGroups,
     AxisName,
@@ -15,6 +15,7 @@ from normjax.functional.moments import (
     merge,
     moments,
     pooled_mean,
+    statistics_dtype,
 )
 
 
@@ -65,7 +66,9 @@ def comoments(
       Comoments, equal on all devices of a group.
 
     Raises:
-      ValueError: the mask tells features apart, or does not broadcast to ``x``.
+      TypeError: the input is of integers.
+      ValueError: ``group_size`` does not divide the features, or the mask tells them apart or does not broadcast to
+        ``x``.
 
     Example:
       >>> print(comoments(jnp.array([[1.0, 2.0], [3.0, 6.0]]), 2).covariance)
@@ -79,7 +82,8 @@ def comoments(
     if mask is not None and mask.shape[-1] != 1:
         raise ValueError(f"mask of shape {mask.shape} tells features apart; give it 1 as the size of the last axis.")
     features = x.shape[-1]
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    groups_of(features, group_size)
+    x = x.astype(statistics_dtype(x.dtype))
     axes = tuple(range(x.ndim - 1))
     first = moments(x, axes, mask=mask)
     deviations = x - jnp.expand_dims(first.mean, axes)

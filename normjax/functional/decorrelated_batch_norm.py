@@ -1,5 +1,6 @@
 """Decorrelated batch normalization: whitening by the covariance of the batch."""
 
+import operator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from normjax.functional.affine import affine, check_affine
 from normjax.functional.comoments import Comoments, comoments
 from normjax.functional.groups import groups_of, products_of_groups, times_groups
-from normjax.functional.moments import AxisIndexGroups, AxisName, expand_mask
+from normjax.functional.moments import AxisIndexGroups, AxisName, expand_mask, moving_average, statistics_dtype
 from normjax.functional.whitening import Method, check_whitening, inverse_sqrt, whiten
 
 
@@ -65,7 +66,7 @@ def decorrelated_batch_norm(
       The whitened activations, shape of ``x``, and the comoments they were whitened by.
 
     Raises:
-      TypeError: the input is complex.
+      TypeError: the input is complex or of integers.
       ValueError: ``group_size`` does not divide the channels, the mask tells channels apart, ``scale`` or
         ``bias`` does not fit, or an option is out of range.
 
@@ -82,6 +83,7 @@ def decorrelated_batch_norm(
     """
     if jnp.iscomplexobj(x):
         raise TypeError(f"decorrelated_batch_norm takes real input; x is {x.dtype}.")
+    statistics_dtype(x.dtype)
     check_whitening(method, iterations, epsilon)
     x, mask = features_last(x, axis), features_last(expand_mask(mask, x), axis)
     _, size = groups_of(x.shape[-1], group_size)
@@ -155,18 +157,17 @@ def update_decorrelated_statistics(
       [1.5] [2.5]
     """
 
-    def average(old: Array, new: Array) -> Array:
-        moved = momentum * old + (1 - momentum) * new.astype(old.dtype)
-        return jnp.where(batch.count > 0, moved.astype(old.dtype), old)
-
-    return DecorrelatedStatistics(average(running.mean, batch.mean), average(running.covariance, batch.covariance))
+    return DecorrelatedStatistics(
+        moving_average(running.mean, batch.mean, momentum, batch.count),
+        moving_average(running.covariance, batch.covariance, momentum, batch.count),
+    )
 
 
 def features_last(x: Any, axis: int) -> Any:
     """The array (or None) with its feature axis at the end; ValueError where there is no such axis."""
     if x is None:
         return None
-    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+    if not hasattr(axis, "__index__") or not -x.ndim <= operator.index(axis) < x.ndim:
         raise ValueError(f"axis={axis} is no single axis of an input of {x.ndim} dimensions.")
     return jnp.moveaxis(x, axis, -1)
 

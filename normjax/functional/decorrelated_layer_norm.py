@@ -19,7 +19,8 @@ from normjax.functional.decorrelated_layer_norm_kernel import (
     normalize_samples_transposed,
 )
 from normjax.functional.groups import groups_of
-from normjax.functional.whitening import Method, check_whitening, inverse_sqrt
+from normjax.functional.moments import statistics_dtype
+from normjax.functional.whitening import Method, check_whitening, inverse_root, inverse_sqrt
 
 Mode = Literal["channel", "group"]
 
@@ -78,7 +79,7 @@ def decorrelated_layer_norm(
       The normalised activations, shape of ``x``.
 
     Raises:
-      TypeError: the input is complex.
+      TypeError: the input is complex or of integers.
       ValueError: ``group_size`` does not divide the channels, the samples have a single position in mode
         ``channel``, ``scale`` or ``bias`` does not fit, the kernel does not take the input, or an option is out
         of range.
@@ -99,9 +100,9 @@ def decorrelated_layer_norm(
     """
     form = _form(x, group_size, mode, method, iterations, epsilon, shrink, layer_norm, renormalize)
     check_affine(x, scale, bias)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if tpu_kernel:
-        _check_kernel(form)
+    wide = x.astype(statistics_dtype(x.dtype))
+    if tpu_kernel and x.shape[0]:
+        _check_kernel(form, wide.dtype)
         gain, shift = _filled(scale, 1, wide), _filled(bias, 0, wide)
         return _by_kernel(form, wide, gain, shift).astype(dtype or x.dtype)
     return affine(_by_products(form, wide), scale, bias).astype(dtype or x.dtype)
@@ -150,15 +151,14 @@ class _Form(NamedTuple):
 class _Products(NamedTuple):
     """How vectors and small matrices are multiplied: what is fast differs between platforms."""
 
-    centre: Callable[[Array], tuple[Array, Array]]
     gram: Callable[[Array], Array]
     times: Callable[[Array, Array], Array]
     matmul: Callable[[Array, Array], Array]
     inverse_sqrt: Callable[[Array, Method, int, float], Array]
 
 
-_BY_ROWS = _Products(groups.centre, groups.gram, groups.times, groups.matmul, inverse_sqrt)
-_BY_LANES = _Products(lanes.centre, lanes.gram, lanes.times, lanes.matmul, lanes.inverse_sqrt)
+_BY_ROWS = _Products(groups.gram, groups.times, groups.matmul, inverse_sqrt)
+_BY_LANES = _Products(lanes.gram, lanes.times, lanes.matmul, lanes.inverse_sqrt)
 
 
 def _by_products(form: _Form, x: Array) -> Array:
@@ -195,7 +195,7 @@ def _by_rows(form: _Form, x: Array, scale: Array, bias: Array) -> Array:
 
 
 def _decorrelate(form: _Form, products: _Products, x: Array) -> Array:
-    mean, centred = products.centre(form.vectors(x))
+    mean, centred = groups.centre(form.vectors(x))
     matrix = _whitening_matrix(form, products, products.gram(centred) / form.samples, mean)
     return form.activations(products.times(centred, matrix), x.shape)
 
@@ -215,6 +215,10 @@ def _form(
         raise TypeError(f"decorrelated_layer_norm takes real input; x is {x.dtype}.")
     if mode not in ("channel", "group"):
         raise ValueError(f"mode={mode!r} is not known; use 'channel' or 'group'.")
+    if x.ndim < 2:
+        raise ValueError(
+            f"x of shape {x.shape} has no axis of samples; decorrelated_layer_norm takes (batch, ..., features)."
+        )
     check_whitening(method, iterations, epsilon)
     if not 0 <= shrink <= 1:
         raise ValueError(f"shrink={shrink} is out of range; use 0 to 1.")
@@ -240,7 +244,9 @@ def _filled(parameter: Array | None, default: int, x: Array) -> Array:
     return jnp.full(x.shape[-1:], default, x.dtype) if parameter is None else parameter.astype(x.dtype)
 
 
-def _check_kernel(form: _Form) -> None:
+def _check_kernel(form: _Form, dtype: Any) -> None:
+    if dtype != jnp.float32:
+        raise ValueError(f"tpu_kernel=True takes float32 and half precision; x is {dtype}.")
     for name, value, only in (("mode", form.mode, "channel"), ("method", form.method, "newton")):
         if value != only:
             raise ValueError(f"tpu_kernel=True takes {name}={only!r} only; {name} is {value!r}.")
@@ -257,7 +263,7 @@ def _whitening_matrix(form: _Form, products: _Products, covariance: Array, mean:
         # The variance over all values is that inside the channels and that of their means.
         between = mean - mean.mean((1, 2, 3), keepdims=True)
         variance = trace.mean(of_sample) / size + lax.square(between).mean((1, 2, 3))
-        gain = lax.rsqrt(variance + form.epsilon).reshape((-1,) + (1,) * len(of_sample))
+        gain = inverse_root(variance + form.epsilon).reshape((-1,) + (1,) * len(of_sample))
         covariance, trace = covariance * lax.square(gain), trace * lax.square(gain)
     shrunk = covariance
     if form.shrink:
@@ -268,5 +274,5 @@ def _whitening_matrix(form: _Form, products: _Products, covariance: Array, mean:
         # The mean square of the output is the mean of the diagonal of W S W.
         output = products.matmul(matrix, covariance) * matrix
         power = output.sum((-2, -1), keepdims=True).mean(of_sample, keepdims=True) / size
-        matrix = matrix * lax.rsqrt(power + form.epsilon)
+        matrix = matrix * inverse_root(power + form.epsilon)
     return matrix * gain if form.layer_norm else matrix

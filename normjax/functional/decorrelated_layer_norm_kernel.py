@@ -16,7 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from normjax.functional.whitening import newton
+from normjax.functional.groups import centre
+from normjax.functional.whitening import inverse_root, newton
 
 _LANES = 128  # the width of a tile and of the matrix unit
 _SUBLANES = 8  # the height of a tile of float32
@@ -196,8 +197,7 @@ def _normalize(
     in_group = lax.div(row, size) == lax.div(column, size)
     identity = (row == column).astype(x.dtype)
 
-    mean = x.mean(0, keepdims=True)
-    centred = x - mean
+    mean, centred = centre(x)
     # (blocks, positions, width) and (blocks, width, width)
     vectors = jnp.stack([centred[:, start : start + width] for start in range(0, channels, width)])
     covariance = jnp.where(in_group, _dot(vectors, vectors, 1, 1), 0) / positions
@@ -205,7 +205,7 @@ def _normalize(
         # The variance over all values is that inside the channels and that of their means.
         between = mean - mean.mean(1, keepdims=True)
         variance = _total(covariance * identity) / channels + lax.square(between).mean(1, keepdims=True)[None]
-        gain = lax.rsqrt(variance + whitening.epsilon)
+        gain = inverse_root(variance + whitening.epsilon)
         covariance = covariance * lax.square(gain)
     shrunk = covariance
     if whitening.shrink:
@@ -213,12 +213,14 @@ def _normalize(
         shrunk = (1 - whitening.shrink) * covariance + share * _traces(covariance, identity, in_group) * identity
     shifted = shrunk + whitening.epsilon * identity
     trace = _traces(shifted, identity, in_group)
-    matrix = newton(shifted / trace, whitening.iterations, partial(_dot, contract_a=2, contract_b=1))[-1][-1]
-    matrix = matrix * lax.rsqrt(trace)
+    matrix = newton(
+        shifted / jnp.where(trace > 0, trace, 1), whitening.iterations, partial(_dot, contract_a=2, contract_b=1)
+    )[-1][-1]
+    matrix = matrix * inverse_root(trace)
     if whitening.renormalize:
         # The mean square of the output is the mean of the diagonal of W S W.
         power = _total(_dot(matrix, covariance, 2, 1) * matrix) / channels
-        matrix = matrix * lax.rsqrt(power + whitening.epsilon)
+        matrix = matrix * inverse_root(power + whitening.epsilon)
     if whitening.layer_norm:
         matrix = matrix * gain
     whitened = _dot(vectors, matrix, 2, 1)

@@ -35,12 +35,22 @@ def from_groups(vectors: Float[Array, "groups vectors size"], shape: tuple[int, 
     return jnp.swapaxes(vectors, 0, 1).reshape(shape)
 
 
+@jax.custom_jvp
 def centre(
     vectors: Float[Array, "*batch samples size"],
 ) -> tuple[Float[Array, "*batch 1 size"], Float[Array, "*batch samples size"]]:
-    """The mean over the samples, and the deviations from it."""
-    mean = vectors.mean(-2, keepdims=True)
+    """The mean over the samples, and the deviations from it; zero where all samples are equal."""
+    # The rounding of a plain mean would be the only deviation of constant samples, and whitening would make it large.
+    first = vectors[..., :1, :]
+    mean = first + (vectors - first).mean(-2, keepdims=True)
     return mean, vectors - mean
+
+
+@centre.defjvp
+def _centre_jvp(primals: tuple[Array], tangents: tuple[Array]):
+    (vectors,), (dvectors,) = primals, tangents
+    dmean = dvectors.mean(-2, keepdims=True)
+    return centre(vectors), (dmean, dvectors - dmean)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

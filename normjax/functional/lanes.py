@@ -8,32 +8,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from normjax.functional.whitening import Method, newton, shifted, trace_of
+from normjax.functional.whitening import Method, inverse_root, newton, shifted, trace_of
 from normjax.functional.whitening import inverse_sqrt as inverse_sqrt_by_rows
 
 # What is saved for the derivative are the arguments, not the large arrays of products before their sum.
 _saving_arguments = partial(jax.checkpoint, prevent_cse=False)
-
-
-@jax.custom_jvp
-def centre(
-    vectors: Float[Array, "batch groups samples size"],
-) -> tuple[Float[Array, "batch groups 1 size"], Float[Array, "batch groups samples size"]]:
-    """The mean over the samples, and the deviations from it."""
-    # A sum of differences fuses with its neighbours; a bare sum does not.
-    first = vectors[:, :, :1]
-    mean = first + (vectors - first).mean(2, keepdims=True)
-    return mean, vectors - mean
-
-
-@centre.defjvp
-def _centre_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    (vectors,), (dvectors,) = primals, tangents
-    dmean = dvectors.mean(2, keepdims=True)
-    return centre(vectors), (dmean, dvectors - dmean)
 
 
 @jax.custom_jvp
@@ -73,7 +54,7 @@ def inverse_sqrt(
         return inverse_sqrt_by_rows(matrix, method, iterations, epsilon)
     matrix = shifted(matrix, epsilon)
     trace = trace_of(matrix)
-    return newton(matrix / trace, iterations, matmul)[-1][-1] * lax.rsqrt(trace)
+    return newton(matrix / jnp.where(trace > 0, trace, 1), iterations, matmul)[-1][-1] * inverse_root(trace)
 
 
 @_saving_arguments

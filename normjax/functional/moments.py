@@ -1,6 +1,7 @@
 """Count, mean and sum of squared deviations of a batch, on one device or over many."""
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -159,9 +160,19 @@ def empty_moments(shape: Sequence[int], dtype: Any = jnp.float32) -> Moments:
     return Moments(jnp.zeros(shape, real), jnp.zeros(shape, dtype), jnp.zeros(shape, real))
 
 
+def moving_average(old: Array, new: Array, momentum: float, count: Array) -> Array:
+    """The share ``momentum`` of the old value and the rest of the new one; the old value where the count is 0."""
+    # The type of the state stays, unless complex data make the mean complex.
+    dtype = new.dtype if jnp.iscomplexobj(new) else old.dtype
+    old, new = old.astype(dtype), new.astype(dtype)
+    moved = (momentum * old + (1 - momentum) * new).astype(dtype)
+    # Without a share in the new value, an old one that is NaN leaves nothing behind.
+    return jnp.where(count > 0, jnp.where(momentum == 0, new, moved), old)
+
+
 def canonical_axes(ndim: int, axes: int | Sequence[int]) -> tuple[int, ...]:
     """The axes as a sorted tuple of non-negative numbers; ValueError where one is out of range or double."""
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    axes = (operator.index(axes),) if hasattr(axes, "__index__") else tuple(axes)
     if any(not -ndim <= axis < ndim for axis in axes):
         raise ValueError(f"axes={axes} out of range for an array of {ndim} dimensions; use {-ndim} to {ndim - 1}.")
     positive = tuple(sorted(axis % ndim for axis in axes))
@@ -172,6 +183,8 @@ def canonical_axes(ndim: int, axes: int | Sequence[int]) -> tuple[int, ...]:
 
 def statistics_dtype(dtype: Any) -> Any:
     """The type statistics are computed in: float32, or the input's own where that is wider or complex."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"input of type {dtype} has no statistics; use a floating or complex type.")
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from normjax.functional.groups import matmul, times_groups, times_left, times_right
+from normjax.functional.moments import statistics_dtype
 
 Method = Literal["newton", "eigh"]
 
@@ -58,7 +59,7 @@ def inverse_sqrt(
     check_whitening(method, iterations, epsilon)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"matrix of shape {matrix.shape} is not square in its last two axes.")
-    wide = shifted(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)), epsilon)
+    wide = shifted(matrix.astype(statistics_dtype(matrix.dtype)), epsilon)
     root = _eigh_inverse_sqrt(wide) if method == "eigh" else _newton_inverse_sqrt(wide, iterations)
     return root.astype(matrix.dtype)
 
@@ -92,7 +93,7 @@ def whiten(
         raise ValueError(
             f"mean of shape {mean.shape} and matrices of shape {matrix.shape} do not fit the {x.shape[-1]} features."
         )
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = statistics_dtype(x.dtype)
     centred = x.astype(wide) - mean.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
     return times_groups(centred, matrix.astype(wide))
 
@@ -110,13 +111,15 @@ def check_whitening(method: str, iterations: int, epsilon: float) -> None:
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _newton_inverse_sqrt(matrix: Array, iterations: int) -> Array:
     trace = trace_of(matrix)
-    return newton(matrix / trace, iterations)[-1][-1] * lax.rsqrt(trace)
+    return newton(matrix / jnp.where(trace > 0, trace, 1), iterations)[-1][-1] * inverse_root(trace)
 
 
 @_newton_inverse_sqrt.defjvp
 def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (matrix,), (dmatrix,) = primals, tangents
     trace, dtrace = trace_of(matrix), trace_of(dmatrix)
+    root = inverse_root(trace)
+    trace = jnp.where(trace > 0, trace, 1)
     normalised = matrix / trace
     steps = newton(normalised, iterations)
     dy = (dmatrix - normalised * dtrace) / trace
@@ -127,9 +130,13 @@ def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: t
         if k + 1 < len(steps):
             dy = times_right(dy, m) + times_left(y, dm)
     assert dz is not None  # one iteration at least
-    root = lax.rsqrt(trace)
     z = steps[-1][-1]
     return z * root, dz * root - z * (0.5 * root / trace * dtrace)
+
+
+def inverse_root(x: Array) -> Array:
+    """1 / sqrt(x), and 0 with derivative 0 where x is 0: what has no variance is not amplified."""
+    return jnp.where(x > 0, lax.rsqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def newton(
@@ -160,25 +167,27 @@ def trace_of(matrix: Array) -> Array:
 
 @jax.custom_jvp
 def _eigh_inverse_sqrt(matrix: Array) -> Array:
-    vectors, roots = _eigenvectors_and_roots(matrix)
-    return matmul(vectors / roots[..., None, :], jnp.swapaxes(vectors, -1, -2))
+    vectors, inverse_roots = _eigenvectors_and_inverse_roots(matrix)
+    return matmul(vectors * inverse_roots[..., None, :], jnp.swapaxes(vectors, -1, -2))
 
 
 @_eigh_inverse_sqrt.defjvp
 def _eigh_inverse_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (matrix,), (dmatrix,) = primals, tangents
-    vectors, roots = _eigenvectors_and_roots(matrix)
+    vectors, inverse_roots = _eigenvectors_and_inverse_roots(matrix)
     transposed = jnp.swapaxes(vectors, -1, -2)
-    result = matmul(vectors / roots[..., None, :], transposed)
-    rows, columns = roots[..., :, None], roots[..., None, :]
+    result = matmul(vectors * inverse_roots[..., None, :], transposed)
+    rows, columns = inverse_roots[..., :, None], inverse_roots[..., None, :]
     # The divided difference of 1 / sqrt(lambda): no difference of eigenvalues stands below, so none may repeat in vain.
-    slope = -1 / (rows * columns * (rows + columns))
+    total = rows + columns
+    slope = -rows * columns * (rows * columns / jnp.where(total > 0, total, 1))
     inner = matmul(matmul(transposed, dmatrix), vectors)
     return result, matmul(matmul(vectors, slope * inner), transposed)
 
 
-def _eigenvectors_and_roots(matrix: Array) -> tuple[Array, Array]:
+def _eigenvectors_and_inverse_roots(matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=True)
     # Rounding moves an eigenvalue by up to this much: smaller ones (or negative ones) cannot be told from it.
-    resolution = values[..., -1:] * (matrix.shape[-1] * jnp.finfo(matrix.dtype).eps)
-    return vectors, jnp.sqrt(jnp.maximum(values, jnp.maximum(resolution, jnp.finfo(matrix.dtype).tiny)))
+    largest = jnp.maximum(values[..., -1:], 0)
+    resolution = largest * (matrix.shape[-1] * jnp.finfo(matrix.dtype).eps)
+    return vectors, inverse_root(jnp.maximum(values, resolution))

@@ -28,7 +28,9 @@ class Linear:
         for output, axis in self.channels:
             factor_shape[axis] = scale.compact[output]
         kernel = self.kernel.full
-        return (kernel * scale.value.reshape(factor_shape)).astype(kernel.dtype)
+        wide = jnp.promote_types(kernel.dtype, scale.value.dtype)
+        scaled = kernel.astype(wide) * scale.value.reshape(factor_shape).astype(wide)
+        return scaled.astype(kernel.dtype)
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,7 @@ def _moments_step(
         stats = {path: _find(updated[BATCH_MOMENTS], path) for path in rules if BATCH_MOMENTS in updated}
         if axis_name is None:
             return stats
-        return {
-            path: part if rules[path].axis_name is not None else _over_devices(part, axis_name)
-            for path, part in stats.items()
-        }
+        return {path: _of_all_devices(part, rules[path], axis_name) for path, part in stats.items()}
 
     if axis_name is None:
         return jax.jit(collect)
@@ -143,12 +140,17 @@ def _interceptor(rules: dict[tuple[str, ...], RunningRule]) -> Any:
         if context.method_name != "__call__" or not isinstance(module, RunningNorm | nn.BatchNorm):
             return call(*args, **kwargs)
         y = call(*args, **kwargs)
-        if isinstance(module, RunningNorm):
-            if module.has_variable(BATCH_MOMENTS, "moments"):
-                rules[module.path] = module.rule
-            return y
         chosen = args[1] if len(args) > 1 else kwargs.get("use_running_average")
-        if not nn.merge_param("use_running_average", module.use_running_average, chosen):
+        if nn.merge_param("use_running_average", module.use_running_average, chosen):
+            return y
+        if not module.is_mutable_collection(BATCH_MOMENTS):
+            raise ValueError(
+                f"layer {'/'.join(module.path)} is inside a lifted transformation that does not let 'batch_moments' "
+                "out; name that collection where 'batch_stats' is named (variable_axes of nn.scan or nn.vmap)."
+            )
+        if isinstance(module, RunningNorm):
+            rules[module.path] = module.rule
+        else:
             rules[module.path] = _flax_rule(module)
             _take_moments(module, args[0] if args else kwargs["x"], kwargs.get("mask"))
         return y
@@ -198,6 +200,17 @@ def _find(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
         tree = tree[key]
     return tree["moments"]
+
+
+def _of_all_devices(part: Any, rule: RunningRule, axis_name: str) -> Any:
+    if rule.axis_name is None:
+        return _over_devices(part, axis_name)
+    if rule.axis_index_groups is None:
+        return part
+    # Each device of a group has the moments of the whole group.
+    count, mean, spread = _over_devices(part, axis_name)
+    size = len(rule.axis_index_groups[0])
+    return type(part)(count / size, mean, spread / size)
 
 
 def _over_devices(part: Any, axis_name: str) -> Any:

@@ -12,6 +12,7 @@ from flax.linen.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 from jax.nn import initializers
 
+from normjax.functional.moments import canonical_axes
 from normjax.functional.rules import Affine, RunningRule
 
 
@@ -47,6 +48,7 @@ class AffineNorm(nnx.Module):
     def take(self, x: Any, axis: int = -1) -> tuple[jax.Array, Affine]:
         """The input as an inexact array, and the affine parameters that go with it."""
         x = jnp.asarray(x)
+        (axis,) = canonical_axes(x.ndim, axis)
         if x.shape[axis] != self.num_features:
             raise ValueError(
                 f"input of shape {x.shape} has {x.shape[axis]} features along axis {axis}; "
@@ -90,6 +92,8 @@ class RunningNorm(AffineNorm):
         axis_index_groups: Any = None,
         **affine: Any,
     ):
+        if not hasattr(axis, "__index__"):
+            raise ValueError(f"axis={axis!r} is not known; the layers of NNX take one feature axis.")
         super().__init__(num_features, **affine)
         self.use_running_average = use_running_average
         self.axis = axis

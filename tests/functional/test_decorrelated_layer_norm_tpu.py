@@ -19,7 +19,7 @@ from normjax.functional.decorrelated_layer_norm_kernel import (
     normalize_samples,
     normalize_samples_transposed,
 )
-from normjax.functional.groups import centre, gram, matmul, times
+from normjax.functional.groups import gram, matmul, times
 from normjax.functional.whitening import inverse_sqrt
 
 # The package's attribute of this name is the function.
@@ -37,7 +37,6 @@ def symmetric(*shape, seed=0):
 
 
 PRODUCTS = {
-    "centre": (lanes.centre, centre, (draw(3, 2, 5, 4),)),
     "gram": (lanes.gram, gram, (draw(3, 2, 5, 4),)),
     "times": (lanes.times, times, (draw(3, 2, 5, 4), symmetric(3, 2, 4, 4))),
     "matmul": (lanes.matmul, matmul, (draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1))),
@@ -152,10 +151,28 @@ def test_what_the_kernels_do_not_take_is_refused_on_every_platform(shape, option
         decorrelated_layer_norm(jnp.ones(shape), tpu_kernel=True, **options)
 
 
-def test_the_option_is_taken_in_float64_mode():
-    # The kernel is traced on every platform, and a constant of it was int64 there, which lax.div refused.
-    with jax.enable_x64():
-        x = jnp.asarray(draw(2, 4, 4, 8), jnp.float64)
-        got = jax.grad(lambda x: decorrelated_layer_norm(x, group_size=4, tpu_kernel=True).var())(x)
-        want = jax.grad(lambda x: decorrelated_layer_norm(x, group_size=4).var())(x)
-        chex.assert_trees_all_close(got, want, rtol=1e-9)
+def test_the_kernel_refuses_float64():
+    # Pallas said so only when the program was lowered for a TPU.
+    with jax.enable_x64(), pytest.raises(ValueError, match="float32 and half precision; x is float64"):
+        decorrelated_layer_norm(jnp.ones((2, 4, 4, 8), jnp.float64), group_size=4, tpu_kernel=True)
+
+
+def test_an_empty_batch_is_exported_for_tpus():
+    # The number of samples of a block divided by zero.
+    f = jax.jit(partial(decorrelated_layer_norm, tpu_kernel=True))
+    program = export.export(f, platforms=("tpu",))(jnp.ones((0, 4, 4, 64)))
+    assert program.out_avals[0].shape == (0, 4, 4, 64)
+
+
+@pytest.mark.parametrize("value", [0.1, 1000.1, 1e6 + 0.3])
+@pytest.mark.parametrize("positions", [49, 1000])
+def test_a_constant_sample_becomes_zero_in_every_form(value, positions):
+    # The rounding of the mean was amplified to unit size by layer norm, whitening and renormalisation.
+    x = jnp.full((1, positions, 4), value)
+    arguments = x, jnp.ones(4), jnp.zeros(4)
+    whitening = Whitening(2, 5, 1e-5, 0.0, layer_norm=True, renormalize=True)
+    form = layer._form(x, 2, "channel", "newton", 5, 1e-5, 0.0, True, True)
+    results = [layer._decorrelate(form, products, x) for products in (layer._BY_ROWS, layer._BY_LANES)]
+    results.append(normalize_samples(whitening, *arguments, interpret=True))
+    for result in results:
+        chex.assert_trees_all_equal(result, jnp.zeros_like(x))

@@ -98,7 +98,7 @@ def test_the_pass_of_other_platforms_samples_one_value_in_1024(shape, outlier):
     mean, m2 = _shifted_pass(jnp.asarray(x), axes)
     count = x[..., 0].size
     chex.assert_trees_all_close(mean, x.astype(np.float64).mean(axes), rtol=1e-5)
-    chex.assert_trees_all_close(m2 / count, numpy_variance(x, axes), rtol=1024 * 2.0**-23, atol=1e-6)
+    chex.assert_trees_all_close(m2 / count, numpy_variance(x, axes), rtol=4 * 1024 * 2.0**-23, atol=1e-6)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,6 +1,7 @@
 """Equivalences of the whitening layers, ghost batch norm and batch renorm with what they are in special cases."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from normjax.functional import (
     RenormStatistics,
     batch_norm,
     batch_renorm,
+    comoments,
     decorrelated_batch_norm,
     decorrelated_layer_norm,
     ghost_batch_norm,
     normalize,
     renorm_limits,
 )
+from normjax.functional.moments import statistics_dtype
 
 
 def draw(*shape, seed=0, shift=1.0):
@@ -161,3 +164,26 @@ def test_renorm_limits_follow_the_paper():
 def test_mistakes_are_told(call, message):
     with pytest.raises(ValueError, match=message):
         call(draw(4, 3, 3, 8))
+
+
+@pytest.mark.parametrize("method", ["newton", "eigh"])
+@pytest.mark.parametrize("f", [decorrelated_layer_norm, lambda x, **options: decorrelated_batch_norm(x, **options)[0]])
+def test_constant_input_without_epsilon_is_zero_with_finite_gradients(f, method):
+    # 0 / 0 in Newton's normalisation by the trace, and an overflowing slope of eigh.
+    def loss(x):
+        return jnp.sum(f(x, group_size=2, method=method, epsilon=0.0) * jnp.arange(4.0).reshape(1, 1, 4))
+
+    value, gradient = jax.value_and_grad(loss)(jnp.ones((8, 6, 4)))
+    assert value == 0
+    chex.assert_tree_all_finite(gradient)
+
+
+def test_integers_are_refused():
+    # They came out as integers: inverse_sqrt of 4 was 0. (Here the annotations of the functions refuse them before.)
+    with pytest.raises(TypeError, match="input of type int32 has no statistics"):
+        statistics_dtype(jnp.dtype(jnp.int32))
+
+
+def test_a_group_size_that_does_not_divide_the_features_is_told():
+    with pytest.raises(ValueError, match="group_size=3 does not divide the 4 channels"):
+        comoments(draw(3, 4), 3)

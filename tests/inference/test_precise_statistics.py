@@ -115,6 +115,74 @@ def test_flaxs_own_batch_norm_takes_part_and_shared_modules_pool():
     chex.assert_trees_all_close(precise["batch_stats"]["BatchNorm_0"], want, rtol=1e-5)
 
 
+@every_layer
+def test_statistics_that_diverged_are_replaced(layer):
+    # An average with no share of the old value still multiplied it by zero, and NaN times zero is NaN.
+    model, x = network(layer), draw(16, 3)
+    variables = model.init(jax.random.key(0), x, train=False)
+    stats = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf, variables["batch_stats"]
+    )
+    _, want = normjax.precise_statistics(model, variables, [x], train=True)
+    _, got = normjax.precise_statistics(model, {**variables, "batch_stats": stats}, [x], train=True)
+    chex.assert_trees_all_equal(got, want)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm, normjax.BatchNorm])
+def test_groups_of_devices_together_are_all_devices(norm):
+    # Of layers that share among some devices, the first group's statistics alone were taken.
+    x = draw(16, 3, shift=jnp.arange(16.0)[:, None])
+    model = norm(use_running_average=False, axis_name="batch", axis_index_groups=[[0, 1, 2, 3], [4, 5, 6, 7]])
+    alone = norm(use_running_average=False)
+    variables = alone.init(jax.random.key(0), x)
+    for aggregation in ("pooled", "paper"):
+        _, want = normjax.precise_statistics(alone, variables, [x], aggregation=aggregation)
+        _, got = normjax.precise_statistics(model, variables, [x], axis_name="batch", aggregation=aggregation)
+        chex.assert_trees_all_close(got["batch_stats"], want["batch_stats"], rtol=1e-5)
+
+
+class Scanned(nn.Module):
+    norm: type
+    collections: tuple = ("batch_stats",)
+
+    @nn.compact
+    def __call__(self, x):
+        class Block(nn.Module):
+            norm: type
+
+            @nn.compact
+            def __call__(self, x, _):
+                return self.norm(use_running_average=False, name="norm")(2 * x), None
+
+        axes = {"params": 0, **dict.fromkeys(self.collections, 0)}
+        scanned = nn.scan(Block, variable_axes=axes, split_rngs={"params": True}, length=3)
+        x, _ = scanned(self.norm, name="blocks")(x, None)
+        return nn.BatchNorm(use_running_average=False, name="last")(x + 1)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm, normjax.BatchNorm])
+def test_a_layer_whose_moments_do_not_come_out_is_named(norm):
+    # Scanned layers kept their old statistics without a word.
+    x = draw(16, 3)
+    variables = Scanned(norm).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"layer blocks/norm is inside a lifted .* name that collection"):
+        normjax.precise_statistics(Scanned(norm), variables, [x])
+
+
+def test_scanned_layers_take_part_where_their_moments_come_out():
+    x = draw(16, 3)
+    model = Scanned(normjax.BatchNorm, ("batch_stats", "batch_moments"))
+    _, precise = normjax.precise_statistics(model, model.init(jax.random.key(0), x), [x])
+    want, values = [], np.asarray(x, np.float64)
+    for _ in range(3):
+        values = 2 * values
+        want.append((values.mean(0), values.var(0)))
+        values = (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-5)
+    means, variances = map(np.stack, zip(*want, strict=True))
+    got = precise["batch_stats"]["blocks"]["norm"]
+    chex.assert_trees_all_close(dict(got), {"mean": means, "var": variances}, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("batches", "options", "message"),
     [
