@@ -294,3 +294,12 @@ def test_forward_and_gradient_lower_for_all_platforms(layer, training):
     program = export.export(jax.jit(step), platforms=PLATFORMS)(variables, x)
     assert program.platforms == PLATFORMS
     chex.assert_trees_all_close(program.call(variables, x), step(variables, x), rtol=1e-3, atol=1e-4)
+
+
+@running_layers
+@pytest.mark.parametrize(
+    ("axis", "message"), [(5, "out of range for an array of 2"), ((0, 1), "take one feature axis")]
+)
+def test_an_axis_that_is_not_there_is_told_by_nnx(layer, axis, message):
+    with pytest.raises(ValueError, match=message):
+        layer.nnx(4, axis=axis, rngs=nnx.Rngs(0), **layer.options)(draw(8, 4))

@@ -148,8 +148,10 @@ class _Machine:
             self._variable(path, shape_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)
         ]
         inputs += jax.tree.leaves(args)
-        outputs = self.run(program.jaxpr, [Known.constant(value) for value in program.constants], inputs)
-        return [self.array(value) for value in outputs]
+        # The network's own types were checked when it was traced; kernels and what is merged into them may differ.
+        with jax.numpy_dtype_promotion("standard"):
+            outputs = self.run(program.jaxpr, [Known.constant(value) for value in program.constants], inputs)
+            return [self.array(value) for value in outputs]
 
     def run(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))

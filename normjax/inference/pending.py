@@ -28,9 +28,7 @@ class Linear:
         for output, axis in self.channels:
             factor_shape[axis] = scale.compact[output]
         kernel = self.kernel.full
-        wide = jnp.promote_types(kernel.dtype, scale.value.dtype)
-        scaled = kernel.astype(wide) * scale.value.reshape(factor_shape).astype(wide)
-        return scaled.astype(kernel.dtype)
+        return (kernel * scale.value.reshape(factor_shape)).astype(kernel.dtype)
 
 
 @dataclass(frozen=True)

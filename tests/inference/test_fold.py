@@ -173,6 +173,23 @@ def test_half_precision_compute_stays_and_keeps_its_predictions():
     assert "bf16" in jax.jit(apply).lower(folded, x).as_text()
 
 
+def test_a_half_precision_network_is_folded_under_strict_promotion():
+    # The float32 statistics met the bfloat16 kernel.
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3), use_bias=False, dtype=jnp.bfloat16)(x)
+            return normjax.BatchNorm(use_running_average=True, dtype=jnp.bfloat16)(x)
+
+    x = draw(2, 5, 5, 3).astype(jnp.bfloat16)
+    variables = Network().init(jax.random.key(0), x)
+    with jax.numpy_dtype_promotion("strict"):
+        apply, folded = normjax.fold(Network(), variables, x)
+        got, want = apply(folded, x), Network().apply(variables, x)
+    assert got.dtype == jnp.bfloat16
+    chex.assert_trees_all_close(got.astype(jnp.float32), want.astype(jnp.float32), rtol=0.02, atol=0.02)
+
+
 def test_gradients_pass_through_the_folded_network():
     # It can be fine-tuned without its norms.
     model = nn.Sequential([nn.Dense(3), inference])
