@@ -183,7 +183,7 @@ def _by_kernel_backward(form: _Form, arguments: tuple[Array, ...], g: Array) -> 
         *arguments,
         g,
         tpu=partial(normalize_samples_transposed, form.whitening),
-        default=lambda *arguments_and_g: jax.vjp(partial(_by_rows, form), *arguments_and_g[:-1])[1](g),
+        default=lambda x, scale, bias, g: jax.vjp(partial(_by_rows, form), x, scale, bias)[1](g),
     )
 
 

@@ -220,10 +220,7 @@ def _full_moments(axes: tuple[int, ...], use_fast_variance: bool, x: Array) -> M
     elif jnp.iscomplexobj(x) or not axes:
         mean, m2 = _shifted_pass(x, axes)
     else:
-        # XLA's sums on CPU are fastest over what lies in memory as it is.
-        mean, m2 = lax.platform_dependent(
-            x, cpu=partial(_plain_pass, axes=axes), default=partial(_shifted_pass, axes=axes)
-        )
+        mean, m2 = _one_pass(x, axes)
     return Moments(jnp.full(shape, size, real), mean, m2)
 
 
@@ -235,6 +232,12 @@ def _full_moments_jvp(axes: tuple[int, ...], use_fast_variance: bool, primals: t
     deviations = x - jnp.expand_dims(stats.mean, axes)
     dm2 = 2 * jnp.real(jnp.conj(deviations) * dx).sum(axes)
     return stats, Moments(jnp.zeros_like(stats.count), dx.sum(axes) / count, dm2)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)  # without it each call outside of jit would compile anew
+def _one_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and m2; XLA's sums on CPU are fastest over what lies in memory as it is."""
+    return lax.platform_dependent(x, cpu=partial(_plain_pass, axes=axes), default=partial(_shifted_pass, axes=axes))
 
 
 def _plain_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
