@@ -13,6 +13,7 @@ from normjax.functional.decorrelated_layer_norm import decorrelated_layer_norm
 from normjax.functional.fold import fold_batch_norm
 from normjax.functional.ghost_batch_norm import ghost_batch_norm
 from normjax.functional.moments import Moments, empty_moments, merge, merge_stacked, moments
+from normjax.functional.reference_batch_norm import reference_batch_norm
 from normjax.functional.whitening import inverse_sqrt, whiten
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "merge_stacked",
     "moments",
     "normalize",
+    "reference_batch_norm",
     "renorm_limits",
     "update_decorrelated_statistics",
     "update_renorm_statistics",
