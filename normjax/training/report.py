@@ -75,7 +75,7 @@ def print_folding(result: dict[str, Any], console: Console | None = None) -> Non
     table.add_column(style="bold")
     table.add_column()
     table.add_row("run", f"{result['run']}, step {result['step']:,}")
-    table.add_row("file", f"{result['file']} ({result['bytes'] / 1e6:.2f} MB)")
+    table.add_row("size", f"{result['bytes'] / 1e6:.2f} MB")
     table.add_row("folded", ", ".join(result["folded"]) or "none")
     table.add_row("multiply-add left", ", ".join(result["multiply_adds"]) or "none")
     table.add_row(
@@ -85,4 +85,10 @@ def print_folding(result: dict[str, Any], console: Console | None = None) -> Non
         f"{result['images']} images", f"{result['ms_before']:.1f} ms before, {result['ms_after']:.1f} ms after"
     )
     console.print(table)
-    console.print("To use it: jax.export.deserialize(file.read_bytes()).call(pixels), uint8 images; any batch size.")
+    # Whole lines, to be copied.
+    console.print(f"written to {result['file']}", soft_wrap=True, highlight=False)
+    console.print(
+        "use it by jax.export.deserialize(bytearray(data)).call(pixels), with the bytes of the file and uint8 images",
+        soft_wrap=True,
+        highlight=False,
+    )
