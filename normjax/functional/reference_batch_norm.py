@@ -83,8 +83,8 @@ def reference_batch_norm(
 
     Example:
       >>> reference = Moments(jnp.full(1, 64.0), jnp.zeros(1), jnp.full(1, 64.0))
-      >>> print(reference_batch_norm(jnp.array([[5.0]]), reference).round(4))
-      [[4.2164]]
+      >>> print(reference_batch_norm(jnp.array([[5.0]]), reference).round(3))
+      [[4.216]]
 
     References:
       Luo, Li, Zuo, `Normalization of deep networks by a reference batch`, Computer Systems & Applications
