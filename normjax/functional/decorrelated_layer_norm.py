@@ -72,7 +72,7 @@ def decorrelated_layer_norm(
       renormalize: whether the output of each sample is brought to unit mean square.
       tpu_kernel: whether TPUs run one Pallas kernel each way, which reads each sample once, in place of XLA's
         program; other platforms compute what they would without. Mode ``channel`` and ``newton`` only, first
-        derivatives in reverse only, exported for one platform at a time; made for 64 channels or more.
+        derivatives in reverse only, exported for one platform at a time; made for 128 channels or more.
       dtype: type of the output; None is the type of ``x``. Statistics are at least float32.
 
     Returns:

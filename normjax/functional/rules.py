@@ -217,6 +217,8 @@ class DecorrelatedBatchNormRule(RunningRule):
     names = ("mean", "covariance")
 
     def initial(self, features: tuple[int, ...], dtype: Any) -> dict[str, Array]:
+        if len(features) != 1:
+            raise ValueError(f"axis={self.axis} is no single axis; decorrelated batch norm takes one.")
         groups, size = groups_of(features[0], self.group_size)
         identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype)[None], (groups, size, size))
         return {"mean": jnp.zeros(features, dtype), "covariance": identity}

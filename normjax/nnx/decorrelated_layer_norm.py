@@ -22,7 +22,7 @@ class DecorrelatedLayerNorm(AffineNorm):
       shrink: share of a multiple of the identity in the covariance.
       layer_norm: whether layer norm comes first.
       renormalize: whether the output of each sample is brought to unit mean square.
-      tpu_kernel: whether TPUs run one Pallas kernel each way (64 to 1,024 channels; derivatives in reverse only).
+      tpu_kernel: whether TPUs run one Pallas kernel each way (for 128 to 1,024 channels; derivatives in reverse only).
       **affine: as for the other layers.
 
     Example:

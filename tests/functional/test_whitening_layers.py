@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from oracles import numpy_batch_norm
 
+from normjax import DecorrelatedBatchNorm
 from normjax.functional import (
     RenormStatistics,
     batch_norm,
@@ -187,3 +188,9 @@ def test_integers_are_refused():
 def test_a_group_size_that_does_not_divide_the_features_is_told():
     with pytest.raises(ValueError, match="group_size=3 does not divide the 4 channels"):
         comoments(draw(3, 4), 3)
+
+
+def test_decorrelated_batch_norm_takes_one_feature_axis():
+    # The first of them was taken for all, and its size was found not to divide.
+    with pytest.raises(ValueError, match=r"axis=\(1, 2\) is no single axis"):
+        DecorrelatedBatchNorm(use_running_average=False, axis=(1, 2)).init(jax.random.key(0), draw(4, 6, 8))
