@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth --figure docs/images/cost_growth.png
 
-Forward and backward pass in float32 on one thread; every layer in a process of its own, in turn. Takes 10 minutes.
+Forward and backward pass in float32 on one thread; every layer in a process of its own, in turn. Takes 15 minutes.
 """
 
 import json

@@ -149,13 +149,9 @@ def _measure_jax(name: str, layer: str, shape: tuple[int, ...], threads: int) ->
     return measure_module(module, shape)
 
 
-def measure_module(module: Any, shape: tuple[int, ...], seconds: float = 0.5) -> dict[str, float]:
-    """Median milliseconds and temporary bytes of the forward and backward pass of a Linen module."""
+def forward_and_backward(module: Any) -> Callable[..., Any]:
+    """A function (params, other variables, x, upstream) of the two passes of a Linen module, to be compiled."""
     import jax
-
-    x, upstream = map(jax.numpy.asarray, _inputs(shape))
-    variables = module.init(jax.random.key(0), x)
-    params = variables.pop("params", {})
 
     def step(params: Any, state: Any, x: Any, upstream: Any) -> Any:
         def forward(params: Any, x: Any) -> Any:
@@ -164,7 +160,18 @@ def measure_module(module: Any, shape: tuple[int, ...], seconds: float = 0.5) ->
         y, pull, updated = jax.vjp(forward, params, x, has_aux=True)
         return y, updated, pull(upstream)
 
-    compiled = jax.jit(step).lower(params, variables, x, upstream).compile()
+    return step
+
+
+def measure_module(module: Any, shape: tuple[int, ...], seconds: float = 0.5) -> dict[str, float]:
+    """Median milliseconds and temporary bytes of the forward and backward pass of a Linen module."""
+    import jax
+
+    x, upstream = map(jax.numpy.asarray, _inputs(shape))
+    variables = module.init(jax.random.key(0), x)
+    params = variables.pop("params", {})
+
+    compiled = jax.jit(forward_and_backward(module)).lower(params, variables, x, upstream).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return {
         "ms": _time(lambda: jax.block_until_ready(compiled(params, variables, x, upstream)), seconds),

@@ -1,7 +1,7 @@
 """Each layer through the TPU compiler: bytes accessed, forward and backward, as multiples of the input's size.
 
     pip install 'jax[tpu]'
-    TPU_SKIP_MDS_QUERY=1 python -m benchmarks.tpu
+    python -m benchmarks.tpu
 
 No TPU is needed: libtpu compiles for a described one. The figures are those of XLA's cost analysis, which counts what
 moves between the chip's memories, too, and knows nothing of a Pallas kernel: its operands and results are added here.
@@ -15,9 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.layers import forward_and_backward
+
 SHAPES = [(256, 56, 56, 64), (256, 14, 14, 256), (64, 8, 8, 128)]
 _F32 = re.compile(r"f32\[([\d,]*)\]")
-_KERNEL = re.compile(r"= (?P<result>.*?) custom-call\((?P<operands>.*?)\), custom_call_target=\"tpu_custom_call\"(.*)")
+_KERNEL = re.compile(r"= (?P<result>.*?) custom-call\((?P<operands>.*?)\), custom_call_target=\"tpu_custom_call\"")
 _CHIP_MEMORY = re.compile(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"0","size":"(\d+)"')
 
 
@@ -49,15 +51,8 @@ def compiled_step(module: Any, shape: tuple[int, ...], device: Any) -> Any:
     variables = jax.tree.map(on_device, jax.eval_shape(module.init, jax.random.key(0), x))
     params = variables.pop("params")
 
-    def step(params: Any, state: Any, x: Any, upstream: Any) -> Any:
-        def forward(params: Any, x: Any) -> Any:
-            return module.apply({"params": params, **state}, x, mutable=["batch_stats"])
-
-        y, pull, updated = jax.vjp(forward, params, x, has_aux=True)
-        return y, updated, pull(upstream)
-
     x = on_device(x)
-    return jax.jit(step).lower(params, variables, x, x).compile()
+    return jax.jit(forward_and_backward(module)).lower(params, variables, x, x).compile()
 
 
 def bytes_of_kernels(program: str) -> int:
@@ -73,7 +68,7 @@ def bytes_of_kernels(program: str) -> int:
 
 def main() -> None:
     """Prints the table."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}  # libtpu would look for the machine's own
     from jax.experimental import topologies
 
     device = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
@@ -84,7 +79,7 @@ def main() -> None:
             step = compiled_step(module, shape, device)
             program = step.as_text()
             accessed = step.cost_analysis()["bytes accessed"] + bytes_of_kernels(program)
-            entry = f"{accessed / (4 * np.prod(shape)):.2f}"
+            entry = f"{accessed / (4 * np.prod(shape)):.3f}"
             if used := [int(size) for size in _CHIP_MEMORY.findall(program)]:
                 entry += f" ({max(used) / 2**20:.1f} MiB on chip)"
             row.append(entry)

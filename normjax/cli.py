@@ -138,7 +138,7 @@ def fold(
     checkpoint: str = "best",
     json: bool = False,
 ) -> Callable[[], None]:
-    """Write a trained network without its batch normalization as one program: the same predictions, less to compute.
+    """Write a trained network without its batch normalization as one program with the same predictions.
 
     Args:
         run: directory of the run

@@ -197,7 +197,6 @@ def update_renorm_statistics(
     References:
       Ioffe, `Batch Renormalization <https://arxiv.org/abs/1702.03275>`_, 2017, Algorithm 1.
     """
-
     std = jnp.sqrt(batch.variance + epsilon)
     return RenormStatistics(
         moving_average(running.mean, batch.mean, momentum, batch.count),

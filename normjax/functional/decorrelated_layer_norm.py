@@ -20,7 +20,7 @@ from normjax.functional.decorrelated_layer_norm_kernel import (
 )
 from normjax.functional.groups import groups_of
 from normjax.functional.moments import statistics_dtype
-from normjax.functional.whitening import Method, check_whitening, inverse_root, inverse_sqrt
+from normjax.functional.whitening import Method, check_whitening, inverse_root, inverse_sqrt, trace_of
 
 Mode = Literal["channel", "group"]
 
@@ -258,7 +258,7 @@ def _whitening_matrix(form: _Form, products: _Products, covariance: Array, mean:
     """Layer norm, whitening and renormalisation of each sample in one matrix for its centred values."""
     size = covariance.shape[-1]
     of_sample = tuple(range(1, covariance.ndim))
-    trace = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None]
+    trace = trace_of(covariance)
     if form.layer_norm:
         # The variance over all values is that inside the channels and that of their means.
         between = mean - mean.mean((1, 2, 3), keepdims=True)

@@ -1,6 +1,7 @@
 """Groups of features, and products of vectors and of small symmetric matrices whose derivatives are products."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -53,17 +54,25 @@ def _centre_jvp(primals: tuple[Array], tangents: tuple[Array]):
     return centre(vectors), (dmean, dvectors - dmean)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def gram_by(products: Callable[[Array, Array], Array], x: Array) -> Array:
+    """The products of vectors with themselves, by a function that multiplies two batches of vectors."""
+    return products(x, x)
+
+
+@gram_by.defjvp
+def _gram_by_jvp(
+    products: Callable[[Array, Array], Array], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    # One product, whose transpose is one product: the sum with its own transpose is of small matrices.
+    half = products(x, dx)
+    return products(x, x), half + jnp.swapaxes(half, -1, -2)
+
+
 def gram_of_groups(x: Float[Array, "... features"], group_size: int) -> Float[Array, "groups size size"]:
     """The sums of products of the features of each group with each other, over all other axes."""
-    return products_of_groups(x, x, group_size)
-
-
-@gram_of_groups.defjvp
-def _gram_of_groups_jvp(group_size: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    half = products_of_groups(x, dx, group_size)
-    return products_of_groups(x, x, group_size), half + jnp.swapaxes(half, -1, -2)
+    return gram_by(partial(products_of_groups, group_size=group_size), x)
 
 
 def products_of_groups(
@@ -109,18 +118,9 @@ def times_left(symmetric: Array, a: Array) -> Array:
     return jnp.einsum("...ji,...jk->...ik", symmetric, a, precision=lax.Precision.HIGHEST)
 
 
-@jax.custom_jvp
 def gram(x: Float[Array, "*batch samples size"]) -> Float[Array, "*batch size size"]:
     """The sums of products :math:`x^T x` of each batch of vectors."""
-    return products(x, x)
-
-
-@gram.defjvp
-def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    # One product, whose transpose is one product: the sum with its own transpose is of small matrices.
-    half = products(x, dx)
-    return products(x, x), half + jnp.swapaxes(half, -1, -2)
+    return gram_by(products, x)
 
 
 @jax.custom_jvp

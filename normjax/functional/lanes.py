@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from normjax.functional.groups import gram_by
 from normjax.functional.whitening import Method, inverse_root, newton, shifted, trace_of
 from normjax.functional.whitening import inverse_sqrt as inverse_sqrt_by_rows
 
@@ -17,17 +18,9 @@ from normjax.functional.whitening import inverse_sqrt as inverse_sqrt_by_rows
 _saving_arguments = partial(jax.checkpoint, prevent_cse=False)
 
 
-@jax.custom_jvp
 def gram(x: Float[Array, "batch groups samples size"]) -> Float[Array, "batch groups size size"]:
     """The sums of products of each batch of vectors."""
-    return _products(x, x)
-
-
-@gram.defjvp
-def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    half = _products(x, dx)
-    return _products(x, x), half + jnp.swapaxes(half, -1, -2)
+    return gram_by(_products, x)
 
 
 @_saving_arguments

@@ -87,8 +87,8 @@ def reference_batch_norm(
       [[4.216]]
 
     References:
-      Luo, Li, Zuo, `Normalization of deep networks by a reference batch`, Computer Systems & Applications
-      29(4), 2020.
+      Luo, Li, Zuo, `Improved batch normalization algorithm for deep learning`, Computer Systems &
+      Applications 29(4):187-194, 2020 (the idea).
       Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen, `Improved Techniques for Training GANs
       <https://arxiv.org/abs/1606.03498>`_, 2016 (virtual batch normalization).
     """
