@@ -12,6 +12,7 @@ _PUBLIC = {
     "DecorrelatedBatchNorm": "normjax.linen",
     "DecorrelatedLayerNorm": "normjax.linen",
     "GhostBatchNorm": "normjax.linen",
+    "ReferenceBatchNorm": "normjax.linen",
     "make_norm": "normjax.linen",
     "fold": "normjax.inference",
     "functional": "normjax.functional",
@@ -19,6 +20,7 @@ _PUBLIC = {
     "linen": "normjax.linen",
     "nnx": "normjax.nnx",
     "precise_statistics": "normjax.inference",
+    "reference_pass": "normjax.inference",
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "DecorrelatedBatchNorm",
     "DecorrelatedLayerNorm",
     "GhostBatchNorm",
+    "ReferenceBatchNorm",
     "__version__",
     "fold",
     "functional",
@@ -35,17 +38,19 @@ __all__ = [
     "make_norm",
     "nnx",
     "precise_statistics",
+    "reference_pass",
 ]
 
 if TYPE_CHECKING:
     from normjax import functional, inference, linen, nnx
-    from normjax.inference import fold, precise_statistics
+    from normjax.inference import fold, precise_statistics, reference_pass
     from normjax.linen import (
         BatchNorm,
         BatchRenorm,
         DecorrelatedBatchNorm,
         DecorrelatedLayerNorm,
         GhostBatchNorm,
+        ReferenceBatchNorm,
         make_norm,
     )
 

@@ -14,8 +14,14 @@ class Layer(NamedTuple):
     nnx: Any
     options: dict[str, Any]
     running: bool = True  # has running statistics
+    reference: bool = False  # has statistics of a reference batch
     complex: bool = False  # takes complex input
     subset_options: dict[str, Any] = {}  # noqa: RUF012 # where half of each eight examples are left
+
+    @property
+    def batched(self) -> bool:
+        """Whether it tells training from inference, takes masks, and shares statistics over devices."""
+        return self.running or self.reference
 
 
 _SMALL = {"group_size": 2}
@@ -63,5 +69,21 @@ LAYERS = [
         normjax_nnx.DecorrelatedLayerNorm,
         {**_SMALL, "method": "eigh", "shrink": 0.1},
         running=False,
+    ),
+    *(
+        Layer(
+            f"reference_batch_norm, {mode}",
+            normjax.ReferenceBatchNorm,
+            normjax_nnx.ReferenceBatchNorm,
+            {"mode": mode, **options},
+            running=False,
+            reference=True,
+        )
+        for mode, options in {
+            "virtual": {},
+            "mixed": {},
+            "fixed": {},
+            "renorm": {"r_max": 1.2, "d_max": 0.3},
+        }.items()
     ),
 ]

@@ -10,10 +10,15 @@ from flax import nnx, serialization
 from jax import export
 from jax.test_util import check_grads
 
+import normjax
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 every_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 running_layers = pytest.mark.parametrize(
     "layer", [layer for layer in LAYERS if layer.running], ids=lambda layer: layer.name
+)
+batched_layers = pytest.mark.parametrize(
+    "layer", [layer for layer in LAYERS if layer.batched], ids=lambda layer: layer.name
 )
 
 
@@ -25,11 +30,19 @@ def draw(*shape, seed=0, shift=1.0):
 
 def build(layer, x, **options):
     """The Linen module in training mode and variables that are not the initial ones."""
-    fields = {"use_running_average": False} if layer.running else {}
+    fields = {"use_running_average": False} if layer.batched else {}
     module = layer.linen(**fields, **{**layer.options, **options})
     variables = jax.jit(module.init)(jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: leaf + draw(*leaf.shape, seed=leaf.size), variables["params"])
-    return module, {**variables, "params": params}
+    variables = {**variables, "params": params}
+    if layer.reference:
+        variables = normjax.reference_pass(module, variables, reference_like(x))
+    return module, variables
+
+
+def reference_like(x):
+    """A reference batch for inputs like this."""
+    return draw(16, *x.shape[1:], seed=7, shift=1.5).astype(jnp.real(x).dtype)
 
 
 def forward(module, variables, x, **call):
@@ -64,7 +77,7 @@ def test_no_types_are_mixed_by_accident(layer, dtype):
         assert (y.dtype, pull(y)[1].dtype) == (dtype, dtype)
 
 
-@running_layers
+@batched_layers
 def test_one_example_is_enough_to_make_the_variables(layer):
     # Networks are initialised with one example, which no ghost batch fits, outside the mapped axis of their devices.
     module = layer.linen(use_running_average=False, axis_name="batch", **layer.options)
@@ -128,7 +141,7 @@ def test_complex_input_is_normalised_or_refused(layer):
     chex.assert_trees_all_close((np.abs(parts) ** 2).mean((1, 2, 3)), np.ones((len(parts), 4)), rtol=1e-3)
 
 
-@running_layers
+@batched_layers
 def test_a_mask_leaves_what_the_valid_examples_alone_would_give(layer):
     # NaN in padding must reach neither output, statistics nor gradient (Flax's BatchNorm: NaN gradients).
     x, valid = draw(8, 3, 3, 4), np.arange(8) % 4 < 2
@@ -159,7 +172,7 @@ def test_degenerate_input_gives_finite_values_and_gradients(layer, case):
     x = {"constant": jnp.full((8, 3, 3, 4), 7.0), "zero": jnp.zeros((8, 3, 3, 4))}.get(case, draw(8, 3, 3, 4))
     module, variables = build(layer, x)
     x = x[:0] if case == "no examples" else x
-    call = {"mask": jnp.zeros((8, 1, 1, 1), bool)} if case == "none valid" and layer.running else {}
+    call = {"mask": jnp.zeros((8, 1, 1, 1), bool)} if case == "none valid" and layer.batched else {}
 
     def loss(params, x):
         y, updated = forward(module, {**variables, "params": params}, x, **call)
@@ -181,11 +194,14 @@ def test_data_far_from_zero_are_normalised_as_if_they_lay_near(layer):
         module = module.clone(r_max=1.0, d_max=0.0)
     offset = 1e4
     near = (x + offset) - offset  # what is left of the digits
-    y, y_near = forward(module, variables, x + offset)[0], forward(module, variables, near)[0]
+    y_near = forward(module, variables, near)[0]
+    if layer.reference:
+        variables = normjax.reference_pass(module, variables, reference_like(x) + offset)
+    y = forward(module, variables, x + offset)[0]
     chex.assert_trees_all_close(y, y_near, atol=1e-2)  # a thousandth is what float32 resolves there
 
 
-@running_layers
+@batched_layers
 @pytest.mark.parametrize("way", ["pmap", "shard_map"])
 def test_eight_devices_do_as_one_with_unequal_valid_counts(layer, way):
     # Flax averages the devices' means (google/flax#2417).
@@ -260,6 +276,12 @@ def test_linen_and_nnx_give_the_same_bits(layer):
     twin = layer.nnx(4, **layer.options, rngs=nnx.Rngs(0))
     for name, value in {**variables["params"], **variables.get("batch_stats", {})}.items():
         getattr(twin, name)[...] = value
+    if layer.reference:
+        twin.set_attributes(collect_reference=True)
+        twin(reference_like(x))
+        twin.set_attributes(collect_reference=False)
+        kept = {name: getattr(twin, name)[...] for name in ("count", "mean", "var")}
+        chex.assert_trees_all_equal(kept, variables["reference_stats"])
     y, updated = forward(module, variables, x)
     chex.assert_trees_all_equal(twin(x), y)
     statistics = nnx.to_pure_dict(nnx.state(twin, nnx.BatchStat))
@@ -269,12 +291,13 @@ def test_linen_and_nnx_give_the_same_bits(layer):
         getattr(twin, name)[...] = value
     nnx_gradient = nnx.grad(lambda m: jnp.sin(m(x)).sum())(twin)
     chex.assert_trees_all_equal(nnx.to_pure_dict(nnx_gradient), linen_gradient(variables["params"]))
-    if layer.running:
+    if layer.batched:
         twin.eval()
         inferred = module.clone(use_running_average=True).apply({**variables, **updated}, x)
         chex.assert_trees_all_equal(twin(x), inferred)
         # A pure inference leaves the statistics.
-        chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(twin, nnx.BatchStat)), updated["batch_stats"])
+        statistics = nnx.to_pure_dict(nnx.state(twin, nnx.BatchStat))
+        chex.assert_trees_all_equal(statistics, updated.get("batch_stats", {}))
 
 
 @every_layer
@@ -283,7 +306,7 @@ def test_forward_and_gradient_lower_for_all_platforms(layer, training):
     x = draw(8, 3, 3, 4)
     module, variables = build(layer, x)
     if not training:
-        if not layer.running:
+        if not layer.batched:
             return
         module = module.clone(use_running_average=True)
 
@@ -296,7 +319,7 @@ def test_forward_and_gradient_lower_for_all_platforms(layer, training):
     chex.assert_trees_all_close(program.call(variables, x), step(variables, x), rtol=1e-3, atol=1e-4)
 
 
-@running_layers
+@batched_layers
 @pytest.mark.parametrize(
     ("axis", "message"), [(5, "out of range for an array of 2"), ((0, 1), "take one feature axis")]
 )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from normjax.functional.batch_norm import normalize
@@ -95,6 +96,11 @@ def reference_batch_norm(
     features = _check(x, reference, mode, alpha, axis)
     reference = Moments(*(part.astype(statistics_dtype(x.dtype)) for part in reference))
     mask = expand_mask(mask, x)
+    if mask is not None:
+        # NaN or infinity in padding would poison the sums of the gradient (0 * NaN), so it counts as the mean.
+        others = tuple(i for i in range(x.ndim) if i not in features)
+        mean = lax.stop_gradient(jnp.expand_dims(reference.mean, others)).astype(x.dtype)
+        x = jnp.where(mask | jnp.isfinite(x), x, mean)
     over_devices = {"axis_name": axis_name, "axis_index_groups": axis_index_groups}
     if mode == "renorm":
         running = RenormStatistics(reference.mean, jnp.sqrt(reference.variance + epsilon))

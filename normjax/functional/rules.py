@@ -1,4 +1,4 @@
-"""What each layer with running statistics does with them: one description for its Linen and its NNX module."""
+"""What each layer with statistics does with them: one description for its Linen and its NNX module."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from normjax.functional.batch_norm import RunningStatistics, batch_norm, normalize, update_running_statistics
@@ -19,10 +20,11 @@ from normjax.functional.decorrelated_batch_norm import (
 )
 from normjax.functional.ghost_batch_norm import ghost_batch_norm
 from normjax.functional.groups import groups_of
-from normjax.functional.moments import AxisIndexGroups, AxisName, Moments
+from normjax.functional.moments import AxisIndexGroups, AxisName, Moments, canonical_axes, moments
+from normjax.functional.reference_batch_norm import ReferenceMode, reference_batch_norm
 from normjax.functional.whitening import Method
 
-State = Mapping[str, Array]  # the running statistics, by the names of their variables
+State = Mapping[str, Array]  # the statistics, by the names of their variables
 
 
 @dataclass(frozen=True)
@@ -257,3 +259,74 @@ class DecorrelatedBatchNormRule(RunningRule):
         running = DecorrelatedStatistics(state["mean"], state["covariance"])
         mean, covariance = update_decorrelated_statistics(running, batch, momentum=self.momentum)
         return {"mean": mean, "covariance": covariance}
+
+
+@dataclass(frozen=True)
+class ReferenceBatchNormRule:
+    """Reference-batch normalization: moments of one batch, which take part in normalising all others."""
+
+    mode: ReferenceMode = "virtual"
+    alpha: float | None = None
+    r_max: float = 3.0
+    d_max: float = 5.0
+    reference_gradient: bool = True
+    axis: int | Sequence[int] = -1
+    epsilon: float = 1e-5
+    axis_name: AxisName = None
+    axis_index_groups: AxisIndexGroups = None
+
+    names: ClassVar[tuple[str, ...]] = ("count", "mean", "var")
+
+    def take(self, x: Array, affine: Affine, mask: Array | None) -> tuple[Array, dict[str, Array]]:
+        """A reference batch normalised by itself, and its statistics, of all devices."""
+        if not x.size:
+            raise ValueError(f"the reference batch is empty: an input of shape {x.shape}; give one example or more.")
+        y, batch = self._by_itself(x, affine, mask, self.axis_name)
+        return y, {"count": batch.count, "mean": batch.mean, "var": batch.variance}
+
+    def initialize(self, x: Array, affine: Affine, mask: Array | None) -> Array:
+        """The activations by which a network makes its parameters: there is no reference yet, and no devices."""
+        return self._by_itself(x, affine, mask, None)[0]
+
+    def _by_itself(self, x: Array, affine: Affine, mask: Array | None, axis_name: AxisName) -> tuple[Array, Moments]:
+        if jnp.iscomplexobj(x):
+            raise TypeError(f"reference-batch normalization takes real input; x is {x.dtype}, use batch_norm.")
+        return batch_norm(
+            x,
+            affine.scale,
+            affine.bias,
+            axis=self.axis,
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=axis_name,
+            dtype=affine.dtype,
+        )
+
+    def normalize(self, x: Array, state: State, affine: Affine, mask: Array | None, *, infer: bool) -> Array:
+        """The activations normalised with the reference; at inference no other example has a say."""
+        reference = Moments(state["count"], state["mean"], state["var"] * state["count"])
+        if not self.reference_gradient:
+            reference = Moments(*(lax.stop_gradient(part) for part in reference))
+        by_reference = infer and self.mode in ("mixed", "renorm")
+        return reference_batch_norm(
+            x,
+            reference,
+            affine.scale,
+            affine.bias,
+            mode="fixed" if by_reference else self.mode,
+            alpha=None if by_reference else self.alpha,
+            r_max=self.r_max,
+            d_max=self.d_max,
+            axis=self.axis,
+            mask=mask,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            dtype=affine.dtype,
+        )
+
+    def batch_moments(self, x: Array, mask: Array | None) -> Moments:
+        """The moments of a batch, as layers with running statistics tell theirs."""
+        features = canonical_axes(x.ndim, self.axis)
+        others = tuple(i for i in range(x.ndim) if i not in features)
+        return moments(x, others, mask=mask, axis_name=self.axis_name, axis_index_groups=self.axis_index_groups)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from normjax.functional.comoments import Comoments, merge_comoments_of_devices, union
 from normjax.functional.moments import Moments, canonical_axes, merge, merge_devices, moments
 from normjax.functional.rules import BatchNormRule, RunningRule
+from normjax.inference.arguments import arguments_of
 from normjax.linen.running import RunningNorm
 from normjax.linen.statistics import BATCH_MOMENTS, BATCH_STATS
 
@@ -85,7 +86,7 @@ def precise_statistics(
     step = _moments_step(model, options, rules, axis_name, devices)
     total: dict[tuple[str, ...], Any] | None = None
     for batch in batches:
-        arguments = _arguments(batch)
+        arguments = arguments_of(batch)
         _check_divisible(arguments, axis_name, devices)
         stats = step(variables, arguments)
         if not stats:
@@ -177,14 +178,6 @@ def _take_moments(module: nn.BatchNorm, x: Any, mask: Any) -> None:
     if module.scope.has_variable(BATCH_MOMENTS, "moments"):
         batch = merge(Moments(*module.scope.get_variable(BATCH_MOMENTS, "moments")), batch)
     module.scope.put_variable(BATCH_MOMENTS, "moments", batch)
-
-
-def _arguments(batch: Any) -> tuple[tuple, dict]:
-    if isinstance(batch, tuple):
-        return batch, {}
-    if isinstance(batch, dict):
-        return (), batch
-    return (batch,), {}
 
 
 def _check_divisible(arguments: Any, axis_name: str | None, devices: Sequence[jax.Device] | None) -> None:

@@ -6,6 +6,7 @@ from normjax.linen.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normjax.linen.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.linen.factory import make_norm
 from normjax.linen.ghost_batch_norm import GhostBatchNorm
+from normjax.linen.reference_batch_norm import ReferenceBatchNorm
 
 __all__ = [
     "BatchNorm",
@@ -13,5 +14,6 @@ __all__ = [
     "DecorrelatedBatchNorm",
     "DecorrelatedLayerNorm",
     "GhostBatchNorm",
+    "ReferenceBatchNorm",
     "make_norm",
 ]

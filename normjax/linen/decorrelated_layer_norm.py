@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 
 from normjax.functional.decorrelated_layer_norm import Mode, decorrelated_layer_norm
 from normjax.functional.whitening import Method
+from normjax.linen.affine import take
 
 
 class DecorrelatedLayerNorm(nn.Module):
@@ -63,18 +63,11 @@ class DecorrelatedLayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises each sample of ``x``, channels along the last axis."""
         x = jnp.asarray(x)
-        features = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
-        scale, bias = (None if value is None else jnp.asarray(value) for value in (scale, bias))
-        given = [array for array in (x, scale, bias) if array is not None]
-        dtype = canonicalize_dtype(*given, dtype=self.dtype)
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            x = x.astype(jnp.float32)
+        x, affine = take(self, x, x.shape[-1:])
         return decorrelated_layer_norm(
             x,
-            scale,
-            bias,
+            affine.scale,
+            affine.bias,
             group_size=self.group_size,
             mode=self.mode,
             method=self.method,
@@ -84,5 +77,5 @@ class DecorrelatedLayerNorm(nn.Module):
             layer_norm=self.layer_norm,
             renormalize=self.renormalize,
             tpu_kernel=self.tpu_kernel,
-            dtype=dtype,
+            dtype=affine.dtype,
         )

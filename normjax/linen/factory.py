@@ -13,6 +13,7 @@ from normjax.linen.batch_renorm import BatchRenorm
 from normjax.linen.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normjax.linen.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.linen.ghost_batch_norm import GhostBatchNorm
+from normjax.linen.reference_batch_norm import ReferenceBatchNorm
 
 NormFactory = Callable[..., nn.Module]
 
@@ -27,8 +28,9 @@ def make_norm(name: str, **options: Any) -> NormFactory:
     ``layer(x, mask=mask)``, whichever norm it is: norms of single examples take no notice of either.
 
     Args:
-      name: ``batch_norm``, ``ghost_batch_norm``, ``batch_renorm``, ``decorrelated_batch_norm``,
-        ``decorrelated_layer_norm``, or Flax's ``group_norm``, ``instance_norm``, ``layer_norm``, ``rms_norm``.
+      name: ``batch_norm``, ``ghost_batch_norm``, ``batch_renorm``, ``reference_batch_norm``,
+        ``decorrelated_batch_norm``, ``decorrelated_layer_norm``, or Flax's ``group_norm``, ``instance_norm``,
+        ``layer_norm``, ``rms_norm``.
       **options: fields of the layer, for example ``momentum=0.9``.
 
     Returns:
@@ -85,6 +87,7 @@ NORMS: dict[str, type[nn.Module]] = {
     "batch_norm": BatchNorm,
     "ghost_batch_norm": GhostBatchNorm,
     "batch_renorm": BatchRenorm,
+    "reference_batch_norm": ReferenceBatchNorm,
     "decorrelated_batch_norm": DecorrelatedBatchNorm,
     "decorrelated_layer_norm": _per_example(DecorrelatedLayerNorm),
     "group_norm": _per_example(nn.GroupNorm),

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 
 from normjax.functional.moments import canonical_axes
-from normjax.functional.rules import Affine, RunningRule
+from normjax.functional.rules import RunningRule
+from normjax.linen.affine import take
 from normjax.linen.statistics import BATCH_STATS, pool_batch_moments, updates_running_statistics
 
 
@@ -77,18 +77,12 @@ class RunningNorm(nn.Module):
         x = jnp.asarray(x)
         mask = None if mask is None else jnp.asarray(mask, bool)
         features = tuple(x.shape[axis] for axis in canonical_axes(x.ndim, self.axis))
-        scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
+        x, affine = take(self, x, features)
         rule = self.rule.while_initializing() if self.is_initializing() else self.rule
         initial = rule.initial(features, self.statistics_dtype())
         running = {name: self.variable(BATCH_STATS, name, lambda value=value: value) for name, value in initial.items()}
 
-        scale, bias = (None if value is None else jnp.asarray(value) for value in (scale, bias))
         state = {name: jnp.asarray(variable.value) for name, variable in running.items()}
-        given = [array for array in (x, scale, bias) if array is not None]
-        affine = Affine(scale, bias, canonicalize_dtype(*given, dtype=self.dtype))
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            x = x.astype(jnp.float32)
         if use_running_average:
             return rule.infer(x, state, affine)
         y, batch = rule.train(x, state, affine, mask)

@@ -1,4 +1,4 @@
-"""The statistics collections that the Linen layers share: ``batch_stats`` and ``batch_moments``."""
+"""The statistics collections of the Linen layers: ``batch_stats``, ``batch_moments`` and ``reference_stats``."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,6 +11,7 @@ from normjax.functional.comoments import union
 
 BATCH_STATS = "batch_stats"
 BATCH_MOMENTS = "batch_moments"
+REFERENCE_STATS = "reference_stats"
 
 
 def pool_batch_moments(module: nn.Module, batch: Any) -> Any:
@@ -54,3 +55,19 @@ def updates_running_statistics(module: nn.Module) -> bool:
     if module.is_initializing():
         return False
     return module.is_mutable_collection(BATCH_STATS) or not collects_moments(module)
+
+
+def takes_reference(module: nn.Module) -> bool:
+    """Whether this call is a reference pass: ``reference_stats`` is mutable and ``batch_stats`` is not.
+
+    Raises:
+      ValueError: both are, as with ``mutable=True``, which says not which of the two is meant.
+    """
+    if module.is_initializing() or not module.is_mutable_collection(REFERENCE_STATS):
+        return False
+    if module.is_mutable_collection(BATCH_STATS):
+        raise ValueError(
+            f"{REFERENCE_STATS!r} and {BATCH_STATS!r} are both mutable, which is neither a training step nor a "
+            f"reference pass; name {BATCH_STATS!r} alone to train, and take the reference by normjax.reference_pass."
+        )
+    return True
