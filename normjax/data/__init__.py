@@ -13,9 +13,12 @@ _PUBLIC = {
     "Source": "source",
     "Subset": "source",
     "evaluation_batches": "pipeline",
-    "example_order": "pipeline",
+    "draw_reference": "reference",
+    "example_order": "order",
     "load_dataset": "load",
     "load_source": "load",
+    "make_drift": "drift",
+    "make_stream": "streams",
     "training_batches": "pipeline",
 }
 
@@ -27,17 +30,24 @@ __all__ = [
     "Shard",
     "Source",
     "Subset",
+    "draw_reference",
     "evaluation_batches",
     "example_order",
     "load_dataset",
     "load_source",
+    "make_drift",
+    "make_stream",
     "training_batches",
 ]
 
 if TYPE_CHECKING:
+    from normjax.data.drift import make_drift
     from normjax.data.load import Dataset, load_dataset, load_source
-    from normjax.data.pipeline import Batch, Shard, evaluation_batches, example_order, training_batches
+    from normjax.data.order import example_order
+    from normjax.data.pipeline import Batch, Shard, evaluation_batches, training_batches
+    from normjax.data.reference import draw_reference
     from normjax.data.source import DatasetInfo, MemorySource, Source, Subset
+    from normjax.data.streams import make_stream
 
 
 def __getattr__(name: str) -> Any:

@@ -23,3 +23,18 @@ class DataConfig(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="standard deviation of each channel in [0, 1]; None: measured"
     )
+
+
+class StreamConfig(BaseModel):
+    """In which order training sees its examples: the ``stream`` section of a config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    name: Literal["shuffled", "few_classes", "sorted", "skewed"] = Field(
+        "shuffled", description="drawn alike, few classes a batch, sorted by class, or other classes in each shard"
+    )
+    classes: int = Field(2, ge=1, description="classes a batch of few_classes holds")
+    shards: int = Field(8, ge=1, description="parts of a batch of skewed; the number of devices, to skew these")
+    concentration: float = Field(0.1, gt=0, description="of the Dirichlet distribution of skewed; small is skewed")
+    drift: float = Field(0.0, ge=0, lt=1, description="how far brightness and contrast drift, with any stream; 0: not")
+    drift_steps: int = Field(200, ge=2, description="steps of one wave of the drift")

@@ -1,22 +1,22 @@
 """Batches: which examples when, read and augmented ahead of the training step by Grain.
 
-The order of the examples is a function of the seed alone: the permutations of all epochs, one after the other,
-cut into batches. A batch may span two epochs, so every batch is full and every example comes exactly once an
-epoch. The position in the data is the step, so a run resumes from its step, on any number of processes.
+The examples of a batch are a function of the step (``streams.py``), so a run resumes from its step, on any number of
+processes. A batch may span two epochs, so every batch is full.
 """
 
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypedDict
 
 import grain
 import numpy as np
 
+from normjax.data.options import StreamConfig
 from normjax.data.source import Source
+from normjax.data.streams import Stream, make_stream
 from normjax.data.transforms import Transform
 
-_ORDER, _AUGMENTATION = 1, 2  # what the seed is used for, so that no two uses share their numbers
+_AUGMENTATION = 2  # what the seed is used for, so that no two uses share their numbers
 
 
 class Batch(TypedDict, total=False):
@@ -42,27 +42,6 @@ class Shard(NamedTuple):
 ALL = Shard(process=0, processes=1)
 
 
-def example_order(size: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """Indices of the examples at the global positions start to stop, in training.
-
-    Args:
-      size: examples in an epoch.
-      seed: decides the permutation of each epoch.
-      start: first position, counted from the beginning of training.
-      stop: position after the last.
-
-    Returns:
-      Indices into the training set, (stop - start,).
-
-    Example:
-      >>> sorted(example_order(4, seed=0, start=4, stop=8).tolist())
-      [0, 1, 2, 3]
-    """
-    epochs = range(start // size, math.ceil(stop / size))
-    order = np.concatenate([_permutation(size, seed, epoch) for epoch in epochs])
-    return order[start - epochs.start * size : stop - epochs.start * size]
-
-
 def training_batches(
     source: Source,
     transform: Transform,
@@ -71,6 +50,8 @@ def training_batches(
     seed: int,
     start: int,
     stop: int,
+    stream: Stream | None = None,
+    drift: Callable[[np.ndarray, int], np.ndarray] | None = None,
     shard: Shard = ALL,
     threads: int = 2,
 ) -> Iterator[Batch]:
@@ -83,6 +64,8 @@ def training_batches(
       seed: decides order and augmentation.
       start: first step.
       stop: step after the last.
+      stream: which examples when; None shuffles each epoch.
+      drift: what becomes of the pixels of a step after the augmentation; None is nothing.
       shard: the part of each batch to read.
       threads: threads that read ahead.
 
@@ -90,13 +73,13 @@ def training_batches(
       An iterator over this process's part of each batch.
     """
     part = shard.part(batch_size)
+    stream = stream or make_stream(StreamConfig(), source, batch_size=batch_size, seed=seed)
 
     def make(step: int) -> Batch:
-        first = int(step) * batch_size
-        indices = example_order(len(source), seed, first, first + batch_size)[part]
-        images, labels = source.read(indices)
+        images, labels = source.read(stream(int(step))[part])
         uniform = np.random.default_rng([seed, _AUGMENTATION, int(step)]).random((batch_size, transform.draws))
-        return Batch(image=transform.apply(images, uniform[part]), label=labels)
+        images = transform.apply(images, uniform[part])
+        return Batch(image=images if drift is None else drift(images, int(step)), label=labels)
 
     return _ahead(grain.MapDataset.range(start, stop).map(make), threads)
 
@@ -138,8 +121,3 @@ def evaluation_batches(
 
 def _ahead(dataset: grain.MapDataset, threads: int) -> Iterator[Batch]:
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from normjax.data.options import DataConfig
+from normjax.data.options import DataConfig, StreamConfig
 from normjax.errors import UserError
 
 
@@ -37,6 +37,7 @@ class NormConfig(Section):
         "batch_norm",
         "ghost_batch_norm",
         "batch_renorm",
+        "reference_batch_norm",
         "decorrelated_batch_norm",
         "decorrelated_layer_norm",
         "group_norm",
@@ -62,6 +63,18 @@ class NormConfig(Section):
 
         momentum = {"momentum": self.momentum} if has_option(self.name, "momentum") else {}
         return make_norm(self.name, **{**momentum, **self.options})
+
+
+class ReferenceConfig(Section):
+    """The reference batch of the norm reference_batch_norm."""
+
+    size: int = Field(64, ge=1, description="examples of the reference batch, all devices together")
+    draw: Literal["balanced", "random"] = Field(
+        "balanced", description="of the training split by the seed: as many of each class, or any"
+    )
+    refresh: Annotated[int, Field(ge=1)] | Literal["once"] = Field(
+        1, description="steps between reference passes (with 1 gradients flow into them); once: before training"
+    )
 
 
 class OptimizerConfig(Section):
@@ -119,8 +132,10 @@ class TrainConfig(Section):
     )
     max_skipped_steps: int = Field(10, ge=1, description="non-finite steps in a row after which the run ends")
     data: DataConfig = DataConfig()
+    stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
     norm: NormConfig = NormConfig()
+    reference: ReferenceConfig = ReferenceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     run: RunConfig = RunConfig()
@@ -130,6 +145,17 @@ class TrainConfig(Section):
         if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches={self.micro_batches} does not divide batch_size={self.batch_size}")
         return self
+
+    @model_validator(mode="after")
+    def _reference_is_wanted(self) -> "TrainConfig":
+        if not self.has_reference and self.reference != ReferenceConfig():
+            raise ValueError(f"reference is for norm.name=reference_batch_norm, and norm.name={self.norm.name}")
+        return self
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the norm wants a reference batch."""
+        return self.norm.name == "reference_batch_norm"
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "TrainConfig":

@@ -13,6 +13,7 @@ from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.run_directory import RunDirectory
 from normjax.training.session import Session, build_session
+from normjax.training.state import evaluated_variables
 
 
 class Scores(NamedTuple):
@@ -29,40 +30,51 @@ class Scores(NamedTuple):
         return {"loss": self.loss, "accuracy": self.accuracy, "top5": self.top5, "examples": self.examples}
 
 
-def score(session: Session, eval_step: Any, state: Any, source: Source, prepare: Transform) -> Scores:
-    """Evaluates every example of a source exactly once.
+class Evaluator:
+    """The compiled steps that evaluate states of a run.
 
     Args:
       session: of the run.
-      eval_step: the mapped evaluation step.
-      state: the replicated state.
-      source: the examples.
-      prepare: what is done to their images.
     """
-    classes = session.config.model.num_classes or len(session.info.classes)
-    confusion = np.zeros((classes, classes), np.int64)
-    totals = np.zeros(4)
-    batches = evaluation_batches(
-        source, prepare, batch_size=session.eval_batch_size, threads=session.config.run.threads
-    )
-    for batch in batches:
-        sums, logits = eval_step(state, session.parallel.shard(batch))
-        predicted = session.parallel.gather(logits).argmax(-1)
-        totals += np.array([float(value) for value in session.parallel.fetch(sums)])
-        valid = batch["mask"]
-        np.add.at(confusion, (batch["label"][valid], predicted[valid]), 1)
-    loss, correct, top5, examples = totals.tolist()
-    known = len(session.info.classes)
-    return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion[:known])
 
+    def __init__(self, session: Session):
+        self.session = session
+        parallel = session.parallel
+        self._step = parallel.map(session.eval_step, ("replicated", "sharded"))
+        self._ready = session.ready and parallel.map(session.ready, "replicated", inputs=("replicated",))
 
-def map_eval_step(session: Session) -> Any:
-    """The evaluation step on all devices."""
-    return session.parallel.map(session.eval_step, ("replicated", "sharded"))
+    def ready(self, state: Any) -> Any:
+        """A replicated state with the reference statistics of the weights that are evaluated."""
+        return self._ready(state) if self._ready else state
+
+    def score(self, state: Any, source: Source, prepare: Transform) -> Scores:
+        """Evaluates every example of a source exactly once.
+
+        Args:
+          state: the replicated state, as training has it.
+          source: the examples.
+          prepare: what is done to their images.
+        """
+        session, state = self.session, self.ready(state)
+        classes = session.config.model.num_classes or len(session.info.classes)
+        confusion = np.zeros((classes, classes), np.int64)
+        totals = np.zeros(4)
+        batches = evaluation_batches(
+            source, prepare, batch_size=session.eval_batch_size, threads=session.config.run.threads
+        )
+        for batch in batches:
+            sums, logits = self._step(state, session.parallel.shard(batch))
+            predicted = session.parallel.gather(logits).argmax(-1)
+            totals += np.array([float(value) for value in session.parallel.fetch(sums)])
+            valid = batch["mask"]
+            np.add.at(confusion, (batch["label"][valid], predicted[valid]), 1)
+        loss, correct, top5, examples = totals.tolist()
+        known = len(session.info.classes)
+        return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion[:known])
 
 
 def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int]:
-    """A finished or running run, ready to evaluate.
+    """A finished or running run as a checkpoint has it.
 
     Args:
       path: the run directory.
@@ -81,10 +93,28 @@ def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int
     checkpoints = Checkpoints(run.checkpoints)
     try:
         step = _choose(checkpoints, checkpoint, path)
-        state, _ = checkpoints.restore(step, session.initial_state())
+        state, _ = checkpoints.restore(step, session.state_like())
     finally:
         checkpoints.close()
     return session, state, step
+
+
+def restore_network(path: Path, checkpoint: str = "best") -> tuple[Session, dict[str, Any], int]:
+    """The network of a run, with the variables that are evaluated.
+
+    Args:
+      path: the run directory.
+      checkpoint: ``best`` (the last where no validation chose one), ``last``, or a step.
+
+    Returns:
+      The session, the variables as numpy arrays, the step of the checkpoint.
+
+    Raises:
+      UserError: there is no run, or no such checkpoint.
+    """
+    session, state, step = restore_run(path, checkpoint)
+    state = Evaluator(session).ready(session.parallel.replicate(state))
+    return session, evaluated_variables(session.parallel.fetch(state)), step
 
 
 def evaluate_run(path: Path, *, split: str, checkpoint: str, data_dir: Path | None) -> dict[str, Any]:
@@ -114,7 +144,7 @@ def evaluate_run(path: Path, *, split: str, checkpoint: str, data_dir: Path | No
         raise UserError(f"{path} has no validation split (data.validation=0); use train or test.")
     if dataset.info.classes != info.classes:
         raise UserError(f"{path} was trained on other classes than {dataset.info.name} has here.")
-    scores = score(session, map_eval_step(session), session.parallel.replicate(state), source, dataset.prepare)
+    scores = Evaluator(session).score(session.parallel.replicate(state), source, dataset.prepare)
     if not math.isfinite(scores.loss):
         raise UserError(f"checkpoint {step} of {path} gives a loss that is not finite.")
     return {"run": str(path), "split": split, "step": step, **scores.figures()}

@@ -12,8 +12,7 @@ from jax import export
 
 from normjax.errors import UserError
 from normjax.inference import fold
-from normjax.training.evaluate import restore_run
-from normjax.training.state import evaluated_variables
+from normjax.training.evaluate import restore_network
 from normjax.training.step import Images
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -38,9 +37,9 @@ def fold_run(path: Path, *, output: Path | None = None, checkpoint: str = "best"
     Raises:
       UserError: the run or the checkpoint is not there, or the file cannot be written.
     """
-    session, state, step = restore_run(path, checkpoint)
+    session, network, step = restore_network(path, checkpoint)
     scale = Images(session.info.mean, session.info.std).scale
-    variables = jax.tree.map(jnp.asarray, evaluated_variables(state))
+    variables = jax.tree.map(jnp.asarray, network)
     shape = session.info.image_shape
     apply, folded = fold(session.model, variables, scale(jnp.zeros((1, *shape), jnp.uint8)), train=False)
 

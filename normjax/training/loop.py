@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from normjax.data import Dataset, load_dataset, training_batches
+from normjax.data import Dataset, draw_reference, load_dataset, make_drift, make_stream, training_batches
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.clock import Clock
 from normjax.training.config import TrainConfig
-from normjax.training.evaluate import Scores, map_eval_step, score
+from normjax.training.evaluate import Evaluator, Scores
 from normjax.training.metrics import MetricsLog, read_metrics
 from normjax.training.plots import plot_confusion, plot_curves
 from normjax.training.progress import Progress
@@ -72,8 +72,10 @@ class _Run:
         run.check_dataset(self.dataset.info)
         self.session: Session = build_session(config, self.dataset.info)
         self.parallel = self.session.parallel
+        self.evaluator = Evaluator(self.session)
+        self.stream = make_stream(config.stream, self.dataset.train, batch_size=config.batch_size, seed=config.seed)
         with self.clock("compile"):
-            self.initial = self.session.initial_state()
+            self.initial = self.session.initial_state(self._draw_reference())
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
         run.record(config, self.dataset.info)
         self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)
@@ -103,6 +105,13 @@ class _Run:
         self.checkpoints.close()
         return self._summarize(scores, tested)
 
+    def _draw_reference(self) -> np.ndarray | None:
+        config, data = self.config, self.dataset
+        if not config.has_reference:
+            return None
+        reference = config.reference
+        return draw_reference(data.train, data.prepare, size=reference.size, draw=reference.draw, seed=config.seed)
+
     def _train(self, state: Any, start: int) -> Any:
         total = self.session.total_steps
         if start == total:
@@ -112,11 +121,14 @@ class _Run:
             first = next(batches)
             step_function = self.parallel.map(self.session.train_step, ("replicated", "replicated"), donate=True)
             step_function = step_function.lower(state, first).compile()
-            self.eval_step = map_eval_step(self.session)
+            refresh = self.session.refresh
+            refresh = refresh and self.parallel.map(refresh, "replicated", inputs=("replicated",), donate=True)
         every = self.config.run.checkpoint_every
         with self.clock("training"), Progress(self.console, total, start, self.config.batch_size) as progress:
             batch: Any = first
             for step in range(start + 1, total + 1):
+                if self.session.refreshes_before(step):
+                    state = refresh(state)
                 state, metrics = step_function(state, batch)
                 self.pending.append(metrics)
                 if len(self.pending) > _IN_FLIGHT:
@@ -143,6 +155,8 @@ class _Run:
             seed=self.config.seed,
             start=start,
             stop=stop,
+            stream=self.stream,
+            drift=make_drift(self.config.stream),
             threads=self.config.run.threads,
         )
         return map(self.parallel.shard, source)
@@ -193,7 +207,7 @@ class _Run:
             progress.report(None)
             return None
         with self.clock("evaluation"):
-            scores = score(self.session, self.eval_step, state, self.dataset.validation, self.dataset.prepare)
+            scores = self.evaluator.score(state, self.dataset.validation, self.dataset.prepare)
         line = self.log.write(step, self.session.epoch_of(step), "validation", **scores.figures())
         progress.report(line)
         # A network that gives NaN is nobody's best.
@@ -212,7 +226,7 @@ class _Run:
             if tested != total:
                 best, _ = self.checkpoints.restore(tested, self.initial)
                 state = self.parallel.replicate(best)
-            scores = score(self.session, map_eval_step(self.session), state, self.dataset.test, self.dataset.prepare)
+            scores = self.evaluator.score(state, self.dataset.test, self.dataset.prepare)
         if not math.isfinite(scores.loss):
             raise UserError(f"the network of step {tested} gives a loss that is not finite on the test set.")
         self.log.write(total, self.session.epoch_of(total), "test", **scores.figures())

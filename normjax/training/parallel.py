@@ -9,6 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from normjax.training.step import AXIS
 
+Spread = Literal["replicated", "sharded"]
+
 
 class DataParallel:
     """Spreads batches over devices and keeps the state equal on each.
@@ -62,23 +64,32 @@ class DataParallel:
         tree = jax.device_get(tree)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree) if self.mode == "pmap" else tree
 
-    def map(self, step: Callable, outputs: Sequence[Literal["replicated", "sharded"]], *, donate: bool = False) -> Any:
+    def map(
+        self,
+        step: Callable,
+        outputs: Sequence[Spread] | Spread,
+        *,
+        inputs: Sequence[Spread] = ("replicated", "sharded"),
+        donate: bool = False,
+    ) -> Any:
         """The step on all devices, compiled at its first call (or by ``.lower(...).compile()``).
 
         Args:
-          step: a function (state, batch) of one device, with collectives over ``AXIS``.
-          outputs: for each of its results, whether it is equal on all devices or belongs to a device's rows.
-          donate: whether the state's memory is given to the result.
+          step: a function of one device, with collectives over ``AXIS``.
+          outputs: for its result, or each of its results, whether it is equal on all devices or belongs to a
+            device's rows.
+          inputs: the same for its arguments, state and batch by default.
+          donate: whether the memory of the first argument, the state, is given to the result.
 
         Returns:
-          A function (replicated state, sharded batch) -> results.
+          A function of replicated and sharded arguments.
         """
         donated = (0,) if donate else ()
         if self.mode == "pmap":
             return jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donated)
-        specs = tuple(PartitionSpec() if output == "replicated" else PartitionSpec(AXIS) for output in outputs)
+        specs = {"replicated": PartitionSpec(), "sharded": PartitionSpec(AXIS)}
+        in_specs = tuple(specs[each] for each in inputs)
+        out_specs = specs[outputs] if isinstance(outputs, str) else tuple(specs[each] for each in outputs)
         # Unchecked, as pmap is: the step sums its gradients itself, in one collective.
-        mapped = jax.shard_map(
-            step, mesh=self.mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=specs, check_vma=False
-        )
+        mapped = jax.shard_map(step, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return jax.jit(mapped, donate_argnums=donated)

@@ -10,8 +10,7 @@ import numpy as np
 from normjax.data.decode import decode_image
 from normjax.data.transforms import resize_and_centre_crop
 from normjax.errors import UserError
-from normjax.training.evaluate import restore_run
-from normjax.training.state import evaluated_variables
+from normjax.training.evaluate import restore_network
 from normjax.training.step import Images
 
 
@@ -30,7 +29,7 @@ def predict_run(path: Path, images: Sequence[Path], *, top: int = 5, checkpoint:
     Raises:
       UserError: the run is not there, or a file is no picture; nothing is predicted then.
     """
-    session, state, _ = restore_run(path, checkpoint)
+    session, variables, _ = restore_network(path, checkpoint)
     info = session.info
     height, width, channels = info.image_shape
     if height != width:
@@ -39,7 +38,7 @@ def predict_run(path: Path, images: Sequence[Path], *, top: int = 5, checkpoint:
         [decode_image(_read(file), channels, str(file)) for file in images], np.empty((len(images), 0))
     )
     logits = jax.jit(lambda variables, x: session.model.apply(variables, x, train=False))(
-        evaluated_variables(state), Images(info.mean, info.std).scale(jax.numpy.asarray(pixels))
+        variables, Images(info.mean, info.std).scale(jax.numpy.asarray(pixels))
     )
     probabilities = np.asarray(jax.nn.softmax(logits[:, : len(info.classes)].astype(np.float32)))
     return [

@@ -16,8 +16,9 @@ from normjax.models import build_model
 from normjax.training.config import TrainConfig
 from normjax.training.optimizer import make_optimizer, make_schedule
 from normjax.training.parallel import DataParallel
+from normjax.training.reference import first_statistics, make_ready, make_refresh
 from normjax.training.state import TrainState, init_state
-from normjax.training.step import AXIS, Images, make_eval_step, make_train_step
+from normjax.training.step import AXIS, Images, ReferenceInStep, make_eval_step, make_train_step
 
 
 class Session(NamedTuple):
@@ -31,21 +32,49 @@ class Session(NamedTuple):
     total_steps: int
     train_step: Any  # of one device; `parallel` maps it
     eval_step: Any
+    refresh: Any  # takes the reference anew between steps; None where it is not due at any
+    ready: Any  # makes a state ready to be evaluated; None where it is
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, reference: np.ndarray | None = None) -> TrainState:
         """The state before the first step, as numpy arrays.
+
+        Args:
+          reference: images of the reference batch, where the norm wants one.
 
         Raises:
           UserError: the network cannot be built, for example because an option of its norm does not fit.
         """
-        example = jnp.zeros((1, *self.info.image_shape), jnp.float32)
-        ema = self.config.ema_decay is not None
+        assert (reference is not None) == self.config.has_reference
+        return jax.tree.map(np.asarray, self._make_state(None if reference is None else jnp.asarray(reference)))
+
+    def state_like(self) -> TrainState:
+        """Zeros in the shape of a state, to restore a checkpoint into.
+
+        Raises:
+          UserError: the network cannot be built.
+        """
+        reference = None
+        if self.config.has_reference:
+            reference = jax.ShapeDtypeStruct((self.config.reference.size, *self.info.image_shape), jnp.uint8)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(self._make_state, reference))
+
+    def _make_state(self, reference: jax.Array | None) -> TrainState:
+        scale = Images(self.info.mean, self.info.std).scale
         try:
-            state = init_state(self.model, self.optimizer, example, seed=self.config.seed, ema=ema)
+            return init_state(
+                self.model,
+                self.optimizer,
+                jnp.zeros((1, *self.info.image_shape), jnp.float32),
+                seed=self.config.seed,
+                ema=self.config.ema_decay is not None,
+                reference=reference,
+                reference_statistics=lambda variables, images: first_statistics(
+                    self.model, variables, images, scale, AXIS
+                ),
+            )
         except (TypeError, ValueError) as error:
             name = f"{self.config.model.name} with {self.config.norm.name}"
             raise UserError(f"{name} cannot be built: {str(error).splitlines()[0]}") from error
-        return jax.tree.map(np.asarray, state)
 
     @property
     def eval_batch_size(self) -> int:
@@ -56,6 +85,10 @@ class Session(NamedTuple):
     def epoch_of(self, step: int) -> float:
         """Passes over the training set after ``step`` steps."""
         return step * self.config.batch_size / self.info.train_examples
+
+    def refreshes_before(self, step: int) -> bool:
+        """Whether the reference is taken anew between the step before and this one, counted from 1."""
+        return self.refresh is not None and (step - 1) % int(self.config.reference.refresh) == 0
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch, or the training, is over after ``step`` steps."""
@@ -112,5 +145,20 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
         micro_batches=config.micro_batches,
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
+        reference=_reference_in_step(config),
     )
-    return Session(config, info, model, optimizer, parallel, total_steps, train_step, make_eval_step(model, images))
+    eval_step = make_eval_step(model, images)
+    refresh = ready = None
+    if config.has_reference and config.reference.refresh != "once":
+        # With `once` the statistics are those the network was trained with: none are taken anew.
+        ready = make_ready(model, images.scale, AXIS)
+        refresh = make_refresh(model, images.scale, AXIS) if config.reference.refresh > 1 else None
+    return Session(
+        config, info, model, optimizer, parallel, total_steps, train_step, eval_step, refresh=refresh, ready=ready
+    )
+
+
+def _reference_in_step(config: TrainConfig) -> ReferenceInStep:
+    if not config.has_reference or config.reference.refresh != 1:
+        return "kept"
+    return "differentiated" if config.norm.options.get("reference_gradient", True) else "taken"

@@ -1,5 +1,6 @@
 """All that training changes from step to step, and all that a checkpoint holds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+
+from normjax.linen.statistics import REFERENCE_STATS
 
 
 class TrainState(struct.PyTreeNode):
@@ -19,10 +22,18 @@ class TrainState(struct.PyTreeNode):
     model_state: Any  # the other collections, batch_stats above all
     opt_state: Any
     ema: Any  # average of {"params", **model_state}; None where it is not kept
+    reference: Any  # uint8 images of the reference batch; None where no layer wants them
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, *, seed: int, ema: bool
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: jax.Array,
+    *,
+    seed: int,
+    ema: bool,
+    reference: jax.Array | None = None,
+    reference_statistics: Callable[[dict[str, Any], jax.Array], Any] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -32,8 +43,17 @@ def init_state(
       example: a batch of images, for its shape.
       seed: decides the initial parameters.
       ema: whether averaged weights are kept.
+      reference: images of the reference batch; None where no layer wants them.
+      reference_statistics: takes the statistics of these images from the variables.
     """
-    variables = jax.jit(lambda key: model.init(key, example, train=True))(jax.random.key(seed))
+
+    def make(key: jax.Array, reference: jax.Array | None) -> dict[str, Any]:
+        variables = dict(model.init(key, example, train=True))
+        if reference is not None and reference_statistics is not None:
+            variables[REFERENCE_STATS] = reference_statistics(variables, reference)
+        return variables
+
+    variables = jax.jit(make)(jax.random.key(seed), reference)
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -43,6 +63,7 @@ def init_state(
         model_state=variables,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, {"params": params, **variables}) if ema else None,
+        reference=reference,
     )
 
 

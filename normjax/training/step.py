@@ -1,7 +1,7 @@
 """One training step and one evaluation step, as one device of many sees them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,15 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from normjax.linen.statistics import BATCH_MOMENTS
+from normjax.linen.statistics import BATCH_MOMENTS, REFERENCE_STATS
+from normjax.training.reference import reference_statistics
 from normjax.training.state import TrainState, evaluated_variables, updated_average
 from normjax.transforms import all_finite, select
 
 AXIS = "batch"  # the mapped axis of pmap and shard_map
+
+
+ReferenceInStep = Literal["kept", "taken", "differentiated"]
 
 
 class StepMetrics(NamedTuple):
@@ -60,6 +64,7 @@ def make_train_step(
     micro_batches: int = 1,
     label_smoothing: float = 0.0,
     ema_decay: float | None = None,
+    reference: ReferenceInStep = "kept",
     axis_name: str | None = AXIS,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, StepMetrics]]:
     """The training step, to be mapped over devices.
@@ -76,16 +81,18 @@ def make_train_step(
       micro_batches: parts of the device's batch whose gradients are accumulated.
       label_smoothing: share of the target spread over all classes.
       ema_decay: decay of the averaged weights; None keeps none.
+      reference: ``kept`` leaves the reference statistics as they are, ``taken`` takes them in each step, and
+        ``differentiated`` lets gradients flow into that, too.
       axis_name: the mapped axis; None on one device.
 
     Returns:
       A function (state, batch) -> (state, metrics).
     """
 
-    def loss_and_gradient(params: Any, model_state: Any, batch: dict[str, jax.Array], mutable: list[str]):
-        def total_loss(params: Any):
+    def loss_and_gradient(trained: Any, model_state: Any, batch: dict[str, jax.Array], mutable: list[str]):
+        def total_loss(trained: Any):
             logits, updated = model.apply(
-                {"params": params, **model_state},
+                {**model_state, **trained},
                 images.scale(batch["image"]),
                 train=True,
                 mask=batch.get("mask"),
@@ -96,23 +103,40 @@ def make_train_step(
             sums = (jnp.where(valid, right, 0).sum(), valid.sum(dtype=jnp.float32))
             return jnp.where(valid, losses, 0).sum(), (updated, sums)
 
-        return jax.value_and_grad(total_loss, has_aux=True)(params)
+        return jax.value_and_grad(total_loss, has_aux=True)(trained)
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
-        kept = list(state.model_state)
+        moving = [name for name in state.model_state if name != REFERENCE_STATS]
         parts = _split(batch, micro_batches)
         model_state, sums = state.model_state, None
+        trained = {"params": state.params}
+        if reference != "kept":
+            statistics, pull = jax.vjp(
+                lambda params: reference_statistics(
+                    model, {**state.model_state, "params": params}, state.reference, images.scale, axis_name
+                ),
+                state.params,
+            )
+            model_state = {**model_state, REFERENCE_STATS: statistics}
+            if reference == "differentiated":
+                trained[REFERENCE_STATS] = statistics
         # Unrolled: XLA runs convolutions inside a loop 16 to 50 times slower on CPU.
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
-            mutable = kept if len(parts) == 1 else [*(kept if last else []), BATCH_MOMENTS]
-            (loss, (updated, counts)), gradients = loss_and_gradient(state.params, model_state, part, mutable)
+            mutable = moving if len(parts) == 1 else [*(moving if last else []), BATCH_MOMENTS]
+            (loss, (updated, counts)), gradients = loss_and_gradient(trained, model_state, part, mutable)
             model_state = {**model_state, **updated}
             sums = _add(sums, (gradients, loss, *counts))
-        model_state = {name: model_state[name] for name in kept}
+        model_state = {name: model_state[name] for name in state.model_state}
+        assert sums is not None
+        gradients = sums[0]["params"]
+        if reference == "differentiated":
+            # One pass back through the reference, for all micro-batches.
+            (through,) = pull(sums[0][REFERENCE_STATS])
+            gradients = jax.tree.map(jnp.add, gradients, through)
+        sums = (gradients, *sums[1:])
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        assert sums is not None
         gradients, loss, correct, count = sums
         examples = jnp.maximum(count, 1)
         gradients = jax.tree.map(lambda g: g / examples.astype(g.dtype), gradients)
@@ -125,11 +149,19 @@ def make_train_step(
         if ema_decay is not None:
             ema = updated_average(state.ema, {"params": params, **model_state}, state.updates, ema_decay)
         good = all_finite((loss, norm, model_state, params))
-        changed = select(
+        params, model_state, opt_state, ema = select(
             good, (params, model_state, opt_state, ema), (state.params, state.model_state, state.opt_state, state.ema)
         )
         skipped = jnp.where(good, 0, state.skipped_in_row + 1)
-        new = TrainState(state.step + 1, state.updates + good.astype(jnp.int32), skipped, *changed)
+        new = state.replace(
+            step=state.step + 1,
+            updates=state.updates + good.astype(jnp.int32),
+            skipped_in_row=skipped,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=ema,
+        )
         rate = jnp.asarray(schedule(state.updates), jnp.float32)
         return new, StepMetrics(loss, correct, count, rate, norm, skipped)
 

@@ -18,7 +18,7 @@ from training_cases import (
 from normjax.data import MemorySource
 from normjax.data.transforms import identity
 from normjax.training.config import ModelConfig, RunConfig
-from normjax.training.evaluate import map_eval_step, score
+from normjax.training.evaluate import Evaluator
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -55,9 +55,8 @@ def test_sums_of_a_masked_batch_are_those_of_its_valid_rows(mode, devices):
     # What is padded may be anything, NaN included.
     images = scaled(batch["image"]).astype(np.float32)
     images[~mask] = np.nan
-    sums, logits = map_eval_step(steps.session)(
-        steps.parallel.replicate(state), steps.parallel.shard({**batch, "image": images})
-    )
+    step = steps.parallel.map(steps.session.eval_step, ("replicated", "sharded"))
+    sums, logits = step(steps.parallel.replicate(state), steps.parallel.shard({**batch, "image": images}))
     expected = numpy_mlp(variables_of(state), images, train=False)
     np.testing.assert_allclose(steps.parallel.gather(logits)[mask], expected[mask], rtol=1e-4, atol=1e-5)
     loss, correct, top5, count = steps.parallel.fetch(sums)
@@ -74,7 +73,7 @@ def test_every_example_is_counted_once(mode, devices):
     steps = evaluator(mode, devices)
     state = steps.start()
     source, images, labels = examples()
-    scores = score(steps.session, map_eval_step(steps.session), steps.parallel.replicate(state), source, identity())
+    scores = Evaluator(steps.session).score(steps.parallel.replicate(state), source, identity())
     logits = numpy_mlp(variables_of(state), scaled(images), train=False)
     predicted = logits.argmax(1)
     np.testing.assert_array_equal(scores.confusion, confusion_matrix(labels, predicted, labels=range(10)))
@@ -90,7 +89,7 @@ def test_outputs_without_a_class_may_be_predicted_but_are_no_truth():
     state = steps.start()
     state.params["head"]["bias"][11] = 2
     source, images, labels = examples()
-    scores = score(steps.session, map_eval_step(steps.session), steps.parallel.replicate(state), source, identity())
+    scores = Evaluator(steps.session).score(steps.parallel.replicate(state), source, identity())
     predicted = numpy_mlp(variables_of(state), scaled(images), train=False).argmax(1)
     assert (predicted == 11).any()
     np.testing.assert_array_equal(scores.confusion, confusion_matrix(labels, predicted, labels=range(12))[:10])
@@ -104,7 +103,7 @@ def test_a_network_that_gives_nan_has_no_right_answer():
     state = state.replace(params=jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), state.params))
     source, _, labels = examples()
     assert (labels == 0).any()
-    scores = score(steps.session, map_eval_step(steps.session), steps.parallel.replicate(state), source, identity())
+    scores = Evaluator(steps.session).score(steps.parallel.replicate(state), source, identity())
     assert np.isnan(scores.loss)
     assert (scores.accuracy, scores.top5) == (0, 0)
     assert scores.examples == 37
@@ -117,7 +116,7 @@ def test_ties_are_counted_as_argmax_does():
     state.params["head"]["kernel"][:] = 0
     state.params["head"]["bias"][:] = 0
     source, _, labels = examples()
-    scores = score(steps.session, map_eval_step(steps.session), steps.parallel.replicate(state), source, identity())
+    scores = Evaluator(steps.session).score(steps.parallel.replicate(state), source, identity())
     assert round(scores.accuracy * 37) == (labels == 0).sum()
     np.testing.assert_array_equal(scores.confusion.sum(0), [37] + [0] * 9)
     np.testing.assert_allclose(scores.loss, np.log(10), rtol=1e-6)

@@ -113,14 +113,17 @@ def test_the_checkpoint_best_by_validation_is_the_one_tested(monkeypatch, tmp_pa
     accuracies = iter([0.9, 0.5])
     tables = []
 
-    def score(session, step, state, source, prepare):
-        scores = evaluate.score(session, step, state, source, prepare)
+    class Judge(evaluate.Evaluator):
+        def score(self, state, source, prepare):
+            return judged(super().score(state, source, prepare), source)
+
+    def judged(scores, source):
         if source.name.startswith("digits (test"):
             tables.append(scores.confusion)
             return scores
         return scores._replace(accuracy=next(accuracies))
 
-    monkeypatch.setattr(loop, "score", score)
+    monkeypatch.setattr(loop, "Evaluator", Judge)
     summary = train(run_config(run={"keep": 1}), tmp_path / "run")
     assert summary["tested_step"] == EPOCH_ENDS[0]
     assert summary["validation_accuracy"] == 0.9

@@ -95,6 +95,7 @@ def random_state(session: Session, seed: int = 0) -> TrainState:
         model_state=model_state,
         opt_state=jax.tree.map(np.asarray, session.optimizer.init(jax.tree.map(jnp.asarray, params))),
         ema=None if abstract.ema is None else jax.tree.map(np.copy, {"params": params, **model_state}),
+        reference=None,
     )
 
 

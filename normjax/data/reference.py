@@ -1,0 +1,61 @@
+"""The reference batch of a run: a few examples of the training split, drawn once."""
+
+from typing import Literal
+
+import numpy as np
+
+from normjax.data.source import Source
+from normjax.data.transforms import Transform
+from normjax.errors import UserError
+
+_REFERENCE = 21  # what the seed is used for
+_CHUNK = 256  # examples read at a time
+
+
+def draw_reference(
+    source: Source, prepare: Transform, *, size: int, draw: Literal["balanced", "random"], seed: int
+) -> np.ndarray:
+    """Images of the reference batch; the examples stay in the training set, too.
+
+    Args:
+      source: the training set.
+      prepare: what is done to images that are evaluated; the reference is not augmented.
+      size: how many.
+      draw: ``balanced`` takes as many of each class as of any other (one more of some, where ``size`` is no
+        multiple), as far as a class has them; ``random`` takes any.
+      seed: decides which.
+
+    Returns:
+      uint8 images, (size, height, width, channels).
+
+    Raises:
+      UserError: there are fewer examples.
+    """
+    if size > len(source):
+        raise UserError(f"reference.size={size} is more than the {len(source)} training examples.")
+    order = np.random.default_rng([seed, _REFERENCE]).permutation(len(source))
+    chosen = order[:size] if draw == "random" else _balanced(source, order, size)
+    images, labels = source.read(chosen)
+    return prepare.apply(images, np.empty((len(labels), 0)))
+
+
+def _balanced(source: Source, order: np.ndarray, size: int) -> np.ndarray:
+    share, extra = divmod(size, len(source.classes))
+    taken = np.zeros(len(source.classes), int)
+    chosen: list[int] = []
+    passed: list[int] = []
+    for start in range(0, len(order), _CHUNK):
+        chunk = order[start : start + _CHUNK]
+        labels = source.read(chunk)[1] if source.labels is None else source.labels[chunk]
+        for index, label in zip(chunk.tolist(), labels.tolist(), strict=True):
+            wanted = taken[label] < share or (taken[label] == share and extra > 0)
+            if not wanted:
+                passed.append(index)
+                continue
+            extra -= taken[label] == share
+            taken[label] += 1
+            chosen.append(index)
+            if len(chosen) == size:
+                return np.array(chosen)
+    # Classes that have fewer than their share leave places to the others.
+    return np.array(chosen + passed[: size - len(chosen)])
