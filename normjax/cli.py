@@ -157,6 +157,41 @@ def fold(
     return command
 
 
+def study(
+    name: Annotated[Literal["reference-batch"], tyro.conf.Positional],
+    data_dir: Path | None = None,
+    results: Path = Path("results"),
+    jobs: int = 2,
+    budget: float = 1.0,
+    report: bool = False,
+) -> Callable[[], None]:
+    """Put a published claim to the test: all its runs, tables and figures; again: goes on where it stopped.
+
+    Args:
+        name: which study
+        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        results: folder of raw numbers, tables and figures
+        jobs: runs at a time, each on processors of its own
+        budget: share of the full length, 0 to 1, for a trial of the study
+        report: make tables and figures of the numbers that are there, and run nothing
+    """
+
+    def command() -> None:
+        if not 0 < budget <= 1:
+            raise UserError(f"budget={budget:g}: use more than 0, and 1 at most.")
+        if jobs < 1:
+            raise UserError(f"jobs={jobs}: use 1 or more.")
+        from rich.console import Console
+
+        from normjax.studies.report import carry_out_study
+
+        carry_out_study(
+            name, results, data_dir=_data_dir(data_dir), jobs=jobs, budget=budget, report=report, console=Console()
+        )
+
+    return command
+
+
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """The chosen subcommand with its options; tyro's many-line complaints become one line."""
     default = _start_config(arguments) if arguments[:1] == ["train"] else TrainConfig()
@@ -165,6 +200,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "evaluate": evaluate,
         "predict": predict,
         "fold": fold,
+        "study": study,
     }
     complaint = io.StringIO()
     try:

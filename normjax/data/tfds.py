@@ -23,8 +23,13 @@ class TfdsSource(Source):
 
         features = builder.info.features
         self.name = f"{builder.info.name} ({split})"
-        if split not in builder.info.splits:
-            raise UserError(f"{builder.info.name} has no split {split!r}; use one of {', '.join(builder.info.splits)}.")
+        try:
+            builder.info.splits[split]  # which knows parts, too: train[:10%]
+        except (KeyError, ValueError) as error:
+            known = ", ".join(builder.info.splits)
+            raise UserError(
+                f"{builder.info.name} has no split {split!r}; use one of {known}, or a part, for example train[:10%]."
+            ) from error
         if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
             raise UserError(
                 f"{builder.info.name} has no image and class label; its features are {', '.join(features)}."

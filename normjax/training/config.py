@@ -113,6 +113,7 @@ class RunConfig(Section):
     parallel: Literal["pmap", "shard_map"] = Field("pmap", description="how the step is spread over the devices")
     eval_batch_size: int = Field(512, ge=1, description="examples of an evaluation batch, all devices together")
     log_every: int = Field(20, ge=1, description="steps between two lines of training metrics")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations, besides one an epoch")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints, besides one an epoch")
     keep: int = Field(2, ge=1, description="latest checkpoints kept, besides the best")
     cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")

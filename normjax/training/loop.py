@@ -123,7 +123,7 @@ class _Run:
             step_function = step_function.lower(state, first).compile()
             refresh = self.session.refresh
             refresh = refresh and self.parallel.map(refresh, "replicated", inputs=("replicated",), donate=True)
-        every = self.config.run.checkpoint_every
+        every, between = self.config.run.checkpoint_every, self.config.run.validate_every
         with self.clock("training"), Progress(self.console, total, start, self.config.batch_size) as progress:
             batch: Any = first
             for step in range(start + 1, total + 1):
@@ -136,12 +136,15 @@ class _Run:
                 if step < total:
                     batch = next(batches)
                 ends_epoch, due = self.session.ends_epoch(step), every is not None and step % every == 0
-                if ends_epoch or due or step % self.config.run.log_every == 0:
+                validates = between is not None and step % between == 0
+                if ends_epoch or due or validates or step % self.config.run.log_every == 0:
                     line = self._flush(step)
                     progress.advance(step, line)
                 if ends_epoch or due:
                     accuracy = self._validate(state, step, progress) if ends_epoch else None
                     self._save(state, step, accuracy)
+                if validates and not ends_epoch:
+                    self._validate(state, step, progress)
         with self.clock("checkpoint"):
             self.checkpoints.wait()
         return state

@@ -1,0 +1,230 @@
+"""Does a reference batch save batch normalization where batches are not drawn alike? (Luo, Li, Zuo, 2020)
+
+A small convolutional network on CIFAR-10, the same number of images for every contender: shuffled batches, batches
+of two classes, batches of one class. The learning rate of each contender is chosen on a validation split, by one
+seed at a fifth of the length. Comparisons are paired over seeds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from normjax.data.options import DataConfig, StreamConfig
+from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.trials import Results, Trial, accuracies
+from normjax.training.config import (
+    ModelConfig,
+    NormConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+EPOCHS, BATCH, IMAGES = 3.0, 64, 45_000
+SEEDS = (0, 1, 2)
+RATES = (0.02, 0.06, 0.2)
+STREAMS = {
+    "shuffled": StreamConfig(),
+    "two classes": StreamConfig(name="few_classes", classes=2),
+    "one class": StreamConfig(name="few_classes", classes=1),
+}
+TUNED_AS = {"shuffled": "shuffled", "two classes": "two classes", "one class": "two classes"}
+_REFERENCE_MODES = ("virtual", "mixed", "fixed", "renorm")
+ONCE = "mixed, once"  # the paper's reading
+CONTENDERS = ("batch_norm", "batch_renorm", "group_norm", *_REFERENCE_MODES, ONCE)
+LABELS = {
+    "batch_norm": "BatchNorm",
+    "batch_renorm": "BatchRenorm",
+    "group_norm": "GroupNorm",
+    **{mode: f"ReferenceBatchNorm, {mode}" for mode in _REFERENCE_MODES},
+    ONCE: "ReferenceBatchNorm, mixed, reference taken once",
+}
+FOOTNOTE = (
+    "Test accuracy [%], mean over the seeds ± half of the 95 % interval (one seed where there is none); "
+    "a run that diverged counts as 0."
+)
+
+
+def plan(results: Results, budget: float = 1.0) -> list[Trial]:
+    """The runs of the study: first the choice of the learning rates, then, seed by seed, the comparison.
+
+    Args:
+      results: of the runs so far.
+      budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate and a part of the data.
+    """
+    rates = RATES if budget >= 0.1 else RATES[1:2]
+    tuning = [
+        Trial(_tuning_key(stream, contender, rate), _config(contender, stream, 0, rate, budget / 5))
+        for stream in dict.fromkeys(TUNED_AS.values())
+        for contender in CONTENDERS
+        for rate in rates
+        if len(rates) > 1
+    ]
+    comparison = []
+    for seed in SEEDS if budget >= 1 else SEEDS[:1]:
+        for stream in STREAMS:
+            if stream == "one class" and seed:
+                continue
+            for contender in CONTENDERS:
+                rate = best_rate(results, stream, contender, rates)
+                if rate is not None:
+                    probe = "drift" if seed == 0 and contender in ("batch_norm", "virtual") else None
+                    config = _config(contender, stream, seed, rate, budget)
+                    comparison.append(Trial(_key(stream, contender, seed), config, probe))
+    return tuning + comparison
+
+
+def best_rate(results: Results, stream: str, contender: str, rates: tuple[float, ...] = RATES) -> float | None:
+    """The learning rate with the best validation accuracy; None where the choice is not over."""
+    if len(rates) == 1:
+        return rates[0]
+    found = [results.get(_tuning_key(TUNED_AS[stream], contender, rate)) for rate in rates]
+    if any(result is None for result in found):
+        return None
+    scores = [-1.0 if "diverged" in result else result["validation_accuracy"] for result in found if result]
+    return rates[scores.index(max(scores))]
+
+
+def table(results: Results) -> str:
+    """The tables of the study in Markdown, made of the raw numbers alone."""
+    seeds = sorted({int(key.rsplit("/", 1)[1]) for key in results if key.startswith("comparison/")})
+    parts = [_verdict(results), FOOTNOTE, _accuracy_table(results, seeds), _difference_table(results, seeds)]
+    if rates := _rate_table(results):
+        parts += ["Learning rates chosen on the validation split:", rates]
+    return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
+
+
+def draw(results: Results, stem: Path) -> None:
+    """The figures of the study, beside its numbers: ``STEM-accuracy.png`` and ``STEM-drift.png``."""
+    from normjax.studies.reference_batch_figures import draw_accuracy, draw_drift
+
+    draw_accuracy(results, stem.with_name(f"{stem.name}-accuracy.png"))
+    draw_drift(results, stem.with_name(f"{stem.name}-drift.png"))
+
+
+def runs_of(results: Results, stream: str, contender: str) -> list[dict[str, Any]]:
+    """The runs of the comparison that are there, by seed."""
+    found = (results.get(_key(stream, contender, seed)) for seed in SEEDS)
+    return [result for result in found if result is not None]
+
+
+def _key(stream: str, contender: str, seed: int) -> str:
+    return f"comparison/{stream}/{contender}/{seed}"
+
+
+def _tuning_key(stream: str, contender: str, rate: float) -> str:
+    return f"tuning/{stream}/{contender}/{rate:g}"
+
+
+def _config(contender: str, stream: str, seed: int, rate: float, budget: float) -> TrainConfig:
+    whole = budget >= 0.1
+    train, test = ("train", "test") if whole else ("train[:10%]", "test[:5%]")
+    epochs = EPOCHS * budget * (1 if whole else 10)
+    steps = max(1, round(EPOCHS * budget * IMAGES / BATCH))
+    return TrainConfig(
+        seed=seed,
+        epochs=epochs,
+        batch_size=BATCH,
+        data=DataConfig(
+            name="cifar10",
+            train_split=train,
+            test_split=test,
+            validation=0.1,
+            augmentation="crop_flip",
+            padding=4,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+        ),
+        stream=STREAMS[stream],
+        model=ModelConfig(name="convnet", widths=(16, 32, 64), dense=(64,)),
+        norm=_norm(contender, steps),
+        reference=_reference(contender),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=rate, momentum=0.9, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="one_cycle", peak=0.3),
+        run=RunConfig(threads=1, log_every=50, validate_every=max(1, steps // 12), keep=1),
+    )
+
+
+def _norm(contender: str, steps: int) -> NormConfig:
+    match contender:
+        case "batch_norm":
+            return NormConfig(momentum=0.99)
+        case "batch_renorm":
+            # The paper's course of the limits, in shares of its 160,000 steps.
+            course = {"warmup_steps": steps // 32, "r_steps": steps // 4, "d_steps": steps // 6}
+            return NormConfig(name="batch_renorm", momentum=0.99, options=course)
+        case "group_norm":
+            return NormConfig(name="group_norm", options={"num_groups": 8})
+        case _:
+            return NormConfig(name="reference_batch_norm", options={"mode": contender.split(",")[0]})
+
+
+def _reference(contender: str) -> ReferenceConfig:
+    return ReferenceConfig(refresh="once") if contender == ONCE else ReferenceConfig()
+
+
+def _accuracy_table(results: Results, seeds: list[int]) -> str:
+    rows = []
+    for contender in CONTENDERS:
+        cells = []
+        for stream in STREAMS:
+            values = accuracies(results, [_key(stream, contender, seed) for seed in _seeds(results, stream, seeds)])
+            cells.append(str(estimate(values)) if values else "not run")
+        rows.append([LABELS[contender], *cells])
+    return markdown(["norm", *STREAMS], rows)
+
+
+def _difference_table(results: Results, seeds: list[int]) -> str:
+    rows = []
+    for contender in CONTENDERS:
+        cells = []
+        for stream, other in (("shuffled", "batch_norm"), ("two classes", "group_norm"), ("two classes", "batch_norm")):
+            both = [
+                accuracies(results, [_key(stream, name, seed) for seed in _seeds(results, stream, seeds)])
+                for name in (contender, other)
+            ]
+            same = contender == other or not both[0] or not both[1]
+            cells.append("" if same or both[0] is None or both[1] is None else f"{paired(both[0], both[1])}")
+        rows.append([LABELS[contender], *cells])
+    header = [
+        "difference in points",
+        "shuffled, to BatchNorm",
+        "two classes, to GroupNorm",
+        "two classes, to BatchNorm",
+    ]
+    return markdown(header, rows)
+
+
+def _seeds(results: Results, stream: str, seeds: list[int]) -> list[int]:
+    """The seeds that all contenders have on a stream."""
+    return [seed for seed in seeds if all(_key(stream, contender, seed) in results for contender in CONTENDERS)]
+
+
+def _rate_table(results: Results) -> str:
+    rows = []
+    for contender in CONTENDERS:
+        rates = [best_rate(results, stream, contender) for stream in dict.fromkeys(TUNED_AS.values())]
+        if all(rate is not None for rate in rates):
+            rows.append([LABELS[contender], *(f"{rate:g}" for rate in rates)])
+    return markdown(["norm", *dict.fromkeys(TUNED_AS.values())], rows) if rows else ""
+
+
+def _verdict(results: Results) -> str:
+    """What the network and the best baseline are, and whether that is enough to conclude from."""
+    baselines = [
+        (100 * run["test"]["accuracy"], run)
+        for contender in ("batch_norm", "batch_renorm", "group_norm")
+        for run in runs_of(results, "shuffled", contender)
+        if "diverged" not in run
+    ]
+    if not baselines:
+        return "Inconclusive: no baseline on the shuffled stream."
+    best, run = max(baselines, key=lambda pair: pair[0])
+    images = run["steps"] * run["config"]["batch_size"]
+    said = (
+        f"Convolutional network of {run['parameters']:,} parameters, CIFAR-10, {images:,} images processed, "
+        f"{run['test']['examples']:,} test images; best baseline on the shuffled stream {best:.2f} %."
+    )
+    enough = best >= 75 and run["parameters"] >= 100_000 and run["test"]["examples"] == 10_000
+    return said if enough else f"Inconclusive (wanted: 75 %, 100,000 parameters, 10,000 test images). {said}"

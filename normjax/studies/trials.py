@@ -1,0 +1,141 @@
+"""Carries out the runs of a study one by one or side by side, keeps what they gave, and goes on where it stopped."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from normjax.errors import UserError
+from normjax.training.config import TrainConfig
+from normjax.training.run_directory import write_json
+
+Results = dict[str, dict[str, Any]]  # what each run gave, by its key
+
+
+class Trial(NamedTuple):
+    """One run of a study."""
+
+    key: str  # tells it from the others, for example main/few_classes/virtual/0
+    config: TrainConfig
+    probe: str | None = None  # what else is measured on the trained network: a module of normjax.studies
+
+
+Plan = Callable[[Results], list[Trial]]  # all runs that are known of so far; results decide what follows
+
+
+def carry_out(
+    plan: Plan, file: Path, *, data_dir: Path | None, jobs: int = 2, console: Console | None = None
+) -> Results:
+    """Runs what the plan names and the file does not hold yet.
+
+    Each run is a process of its own on processors of its own, and is written to the file when it ends. What a run
+    leaves on the way lies beside the file, so that a study goes on in the middle of a run.
+
+    Args:
+      plan: names the runs, from the results so far.
+      file: the raw numbers, JSON.
+      data_dir: where data sets lie.
+      jobs: runs at a time; 0 runs them one by one in this process.
+      console: where progress is shown.
+
+    Returns:
+      The results of all runs.
+
+    Raises:
+      UserError: a run failed, other than by losses that are not finite: these are a result.
+    """
+    console = console or Console(quiet=True)
+    results = read_results(file)
+    scratch = file.parent / f".{file.stem}"
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeRemainingColumn(), TextColumn("left"))
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor(max(jobs, 1)) as pool,
+    ):
+        bar = progress.add_task("runs", total=len(plan(results)), completed=len(results))
+        free = list(range(max(jobs, 1)))
+        running: dict[Future[dict[str, Any]], tuple[Trial, int]] = {}
+        while True:
+            trials = plan(results)
+            progress.update(bar, total=len(trials), completed=len(results))
+            busy = {trial.key for trial, _ in running.values()}
+            waiting = [trial for trial in trials if trial.key not in results and trial.key not in busy]
+            for trial in waiting[: len(free)]:
+                place = free.pop()
+                running[pool.submit(_run, trial, scratch, data_dir, place, jobs)] = (trial, place)
+            if not running:
+                break
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                trial, place = running.pop(future)
+                free.append(place)
+                results[trial.key] = _result(future, pool)
+                write_json(file, results)
+                shutil.rmtree(scratch / trial.key.replace("/", "-"), ignore_errors=True)
+                console.print(_line(trial.key, results[trial.key]), highlight=False)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return results
+
+
+def read_results(file: Path) -> Results:
+    """The raw numbers of a study; none where there is no file."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _result(future: "Future[dict[str, Any]]", pool: ThreadPoolExecutor) -> dict[str, Any]:
+    try:
+        return future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: int) -> dict[str, Any]:
+    task = {
+        "config": trial.config.model_dump(mode="json"),
+        "workdir": str(scratch / trial.key.replace("/", "-")),
+        "data_dir": data_dir and str(data_dir),
+        "probe": trial.probe,
+    }
+    if jobs == 0:
+        from normjax.studies.run import run
+
+        return run(task)
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    done = subprocess.run(
+        [sys.executable, "-m", "normjax.studies.run", *map(str, processors[place::jobs])],
+        input=json.dumps(task),
+        # Seeds run the same programs: they are compiled once.
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"run {trial.key} of the study failed: {_last_line(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def _line(key: str, result: dict[str, Any]) -> str:
+    if "diverged" in result:
+        return f"{key}: diverged"
+    return f"{key}: {result['test']['accuracy']:.2%} in {result['seconds']['training']:.0f} s"
+
+
+def accuracies(results: Results, keys: Sequence[str]) -> list[float] | None:
+    """Test accuracies [%] of runs, 0 where one diverged; None where one is missing."""
+    if any(key not in results for key in keys):
+        return None
+    return [0.0 if "diverged" in results[key] else 100 * results[key]["test"]["accuracy"] for key in keys]
