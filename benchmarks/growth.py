@@ -28,6 +28,8 @@ LAYERS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "BatchNorm": ("batch_norm", {}, False),
     "GhostBatchNorm": ("ghost_batch_norm", {"ghost_batch_size": 8}, False),
     "BatchRenorm": ("batch_renorm", {}, False),
+    "ReferenceBatchNorm, virtual": ("reference_batch_norm", {}, False),
+    "ReferenceBatchNorm, mixed": ("reference_batch_norm", {"mode": "mixed"}, False),
     "DecorrelatedBatchNorm": ("decorrelated_batch_norm", {}, True),
     "DecorrelatedBatchNorm, eigh": ("decorrelated_batch_norm", {"method": "eigh"}, True),
     "DecorrelatedLayerNorm": ("decorrelated_layer_norm", {}, True),

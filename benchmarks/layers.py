@@ -167,8 +167,12 @@ def measure_module(module: Any, shape: tuple[int, ...], seconds: float = 0.5) ->
     """Median milliseconds and temporary bytes of the forward and backward pass of a Linen module."""
     import jax
 
+    from normjax import ReferenceBatchNorm, reference_pass
+
     x, upstream = map(jax.numpy.asarray, _inputs(shape))
     variables = module.init(jax.random.key(0), x)
+    if isinstance(module, ReferenceBatchNorm):
+        variables = reference_pass(module, variables, x)
     params = variables.pop("params", {})
 
     compiled = jax.jit(forward_and_backward(module)).lower(params, variables, x, upstream).compile()

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normjax import make_norm
+from normjax import ReferenceBatchNorm, make_norm, reference_pass
 
 EXAMPLES, SIDE, CHANNELS = 4, 12, 8
 IMAGES = Path(__file__).parent / "images"
@@ -24,6 +24,7 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "batch_norm": ("batch_norm", {}),
     "ghost_batch_norm": ("ghost_batch_norm", {"ghost_batch_size": 2}),
     "batch_renorm": ("batch_renorm", {"warmup_steps": 0, "r_steps": 0, "d_steps": 0, "momentum": 0.5}),
+    "reference_batch_norm": ("reference_batch_norm", {}),
     "decorrelated_batch_norm": ("decorrelated_batch_norm", {"group_size": 4, "method": "eigh"}),
     "decorrelated_layer_norm": ("decorrelated_layer_norm", {"group_size": 4, "method": "eigh"}),
     "layer_norm": ("layer_norm", {"reduction_axes": (1, 2, 3), "feature_axes": -1}),
@@ -44,11 +45,14 @@ def activations() -> np.ndarray:
 
 
 def normalised(name: str, options: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    """What the layer gives in training; the averages of layers that use them come from another batch."""
-    module = make_norm(name, **options)(use_running_average=False)
+    """What the layer gives in training; averages and references come from another, brighter batch."""
+    module, other = make_norm(name, **options)(use_running_average=False), jnp.asarray(1.5 * x[::-1] + 1)
     variables = module.init(jax.random.key(0), jnp.asarray(x))
-    _, seen = module.apply(variables, jnp.asarray(1.5 * x[::-1] + 1), mutable=["batch_stats"])
-    y, _ = module.apply({**variables, **seen}, jnp.asarray(x), mutable=["batch_stats"])
+    if isinstance(module, ReferenceBatchNorm):
+        variables = reference_pass(module, variables, other)
+    else:
+        variables |= module.apply(variables, other, mutable=["batch_stats"])[1]
+    y, _ = module.apply(variables, jnp.asarray(x), mutable=["batch_stats"])
     return np.asarray(y)
 
 

@@ -1,0 +1,21 @@
+"""The plain reading of Luo, Li and Zuo (2020): a reference batch taken once, before training, mixed into every batch.
+
+    python train.py --config configs/cifar10_reference_once.py --data-dir DATA
+
+As cifar10_reference.py, but the statistics of the reference stay those of the initial weights, which deeper layers soon
+leave behind.
+Expected: see results/reference-batch.md, row "mixed, reference taken once".
+"""
+
+import runpy
+from pathlib import Path
+
+from normjax.training.config import NormConfig, ReferenceConfig
+
+_live = runpy.run_path(str(Path(__file__).with_name("cifar10_reference.py")))["config"]
+config = _live.model_copy(
+    update={
+        "norm": NormConfig(name="reference_batch_norm", options={"mode": "mixed"}),
+        "reference": ReferenceConfig(size=64, draw="balanced", refresh="once"),
+    }
+)
