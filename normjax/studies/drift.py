@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from normjax.data import Dataset, load_dataset, make_stream, training_batches
@@ -61,9 +62,16 @@ def _moments(
     model = session.model.clone(norm=config.norm.factory())  # on one device
     statistics = {name: value for name, value in variables.items() if name != BATCH_MOMENTS}
 
+    calls: list[tuple[str, ...]] = []  # paths of the modules in the order of the network
+
+    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        calls.append(context.module.path)
+        return call(*args, **kwargs)
+
     @jax.jit
     def step(pixels: jax.Array) -> Any:
-        _, told = model.apply(statistics, images.scale(pixels), train=True, mutable=[BATCH_MOMENTS])
+        with nn.intercept_methods(note):
+            _, told = model.apply(statistics, images.scale(pixels), train=True, mutable=[BATCH_MOMENTS])
         return told[BATCH_MOMENTS]
 
     batches = training_batches(
@@ -75,8 +83,9 @@ def _moments(
         stop=_BATCHES,
         stream=make_stream(stream, dataset.train, batch_size=config.batch_size, seed=config.seed),
     )
-    taken = (jax.device_get(step(jnp.asarray(batch["image"]))) for batch in batches)
-    return [{path[:-1]: Moments(*value) for path, value in flatten_dict(each).items()} for each in taken]
+    taken = [flatten_dict(jax.device_get(step(jnp.asarray(batch["image"])))) for batch in batches]
+    layers = sorted((path[:-1] for path in taken[0]), key=calls.index)
+    return [{layer: Moments(*each[*layer, "moments"]) for layer in layers} for each in taken]
 
 
 def _pooled(batches: list[dict[tuple[str, ...], Moments]]) -> dict[tuple[str, ...], Moments]:

@@ -6,6 +6,8 @@ import pytest
 from normjax.data import load_dataset, load_source
 from normjax.data.options import DataConfig
 
+pytest_plugins = ["real_data"]
+
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 
