@@ -144,7 +144,7 @@ def _config(contender: str, stream: str, seed: int, rate: float, budget: float) 
         reference=_reference(contender),
         optimizer=OptimizerConfig(name="sgd", learning_rate=rate, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one_cycle", peak=0.3),
-        run=RunConfig(threads=1, log_every=50, validate_every=max(1, steps // 12), keep=1),
+        run=RunConfig(threads=1, log_every=50, validate_every=max(10, steps // 12), keep=1),
     )
 
 
