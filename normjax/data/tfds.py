@@ -86,6 +86,19 @@ def load_tfds(name: str, split: str, data_dir: Path | None) -> TfdsSource:
     Raises:
       UserError: the data set is unknown, or neither present nor to be had; the message says how to get it.
     """
+    return TfdsSource(open_tfds(name, data_dir), split)
+
+
+def open_tfds(name: str, data_dir: Path | None) -> Any:
+    """The builder of a data set, prepared first where it is not there yet.
+
+    Args:
+      name: as TFDS knows it.
+      data_dir: where prepared data sets lie; None is ``TFDS_DATA_DIR`` or TFDS's own default.
+
+    Raises:
+      UserError: the data set is unknown, or neither present nor to be had; the message says how to get it.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -96,7 +109,7 @@ def load_tfds(name: str, split: str, data_dir: Path | None) -> TfdsSource:
         raise UserError(f"data set {name} in {data_dir} cannot be opened: {error}") from error
     if not builder.is_prepared():
         _prepare(builder, name)
-    return TfdsSource(builder, split)
+    return builder
 
 
 def _prepare(builder: Any, name: str) -> None:

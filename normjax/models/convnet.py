@@ -10,6 +10,36 @@ from flax import linen as nn
 from normjax.models.common import NormFactory, at_least_float32, he_normal_out, normalized
 
 
+def conv_stages(
+    x: jax.Array, norm: NormFactory, widths: tuple[int, ...], dtype: Any, mask: jax.Array | None = None
+) -> list[jax.Array]:
+    """Activations at the end of each stage, before the pooling that leads to the next.
+
+    To be called by a compact method, whose module gets the layers ``conv{stage}_{i}`` and ``norm{stage}_{i}``.
+
+    Args:
+      x: images (batch, height, width, channels).
+      norm: factory of the norms.
+      widths: channels of each stage.
+      dtype: type of the computation.
+      mask: which examples count, (batch,).
+    """
+    conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=dtype, kernel_init=he_normal_out)
+    stages: list[jax.Array] = []
+    for stage, width in enumerate(widths):
+        x = halved(stages[-1]) if stages else x
+        for i in range(2):
+            x = conv(width, name=f"conv{stage}_{i}")(x)
+            x = nn.relu(normalized(norm(name=f"norm{stage}_{i}"), x, mask))
+        stages.append(x)
+    return stages
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """Max-pooling over 2x2, where there are as many positions."""
+    return nn.max_pool(x, (2, 2), strides=(2, 2)) if min(x.shape[1:3]) >= 2 else x
+
+
 class ConvNet(nn.Module):
     """Stages of two 3x3 convolutions and a 2x2 max-pooling, then hidden dense layers.
 
@@ -35,14 +65,9 @@ class ConvNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Logits (batch, num_classes) of images (batch, height, width, channels)."""
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
         x = x.astype(self.dtype)
-        for stage, width in enumerate(self.widths):
-            for i in range(2):
-                x = conv(width, name=f"conv{stage}_{i}")(x)
-                x = nn.relu(normalized(norm(name=f"norm{stage}_{i}"), x, mask))
-            if min(x.shape[1:3]) >= 2:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        if self.widths:
+            x = halved(conv_stages(x, norm, self.widths, self.dtype, mask)[-1])
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.dense):
             x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)

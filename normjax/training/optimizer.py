@@ -3,10 +3,11 @@
 import optax
 
 from normjax.training.config import OptimizerConfig, TrainConfig
+from normjax.training.detection_config import DetectionConfig
 from normjax.transforms import decay_mask
 
 
-def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+def make_schedule(config: TrainConfig | DetectionConfig, total_steps: int) -> optax.Schedule:
     """Learning rate by optimizer step.
 
     Args:
