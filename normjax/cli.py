@@ -16,7 +16,8 @@ import tyro
 from pydantic import ValidationError
 
 from normjax.errors import UserError
-from normjax.training.config import TrainConfig, describe_validation_error, load_config
+from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
+from normjax.training.detection_config import DetectionConfig
 
 # What tyro makes of a validation error in a section of the config.
 _INVALID_FIELD = re.compile(
@@ -157,8 +158,44 @@ def fold(
     return command
 
 
+def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]]:
+    """The subcommand ``detect``, whose options start from a config."""
+
+    def detect(
+        backbone: _RUN,
+        options: Annotated[DetectionConfig, tyro.conf.arg(name="")] = default,
+        config: Path | None = None,
+        workdir: Path | None = None,
+        data_dir: Path | None = None,
+    ) -> Callable[[], None]:
+        """Train a detector on a convnet that a run has trained, and score its boxes and masks.
+
+        Args:
+            backbone: directory of the run
+            options: what the options below change.
+            config: a file of configs/ that describes a detector, to start from
+            workdir: directory for the detector; None: a new one in runs/
+            data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        """
+
+        def run() -> None:
+            from rich.console import Console
+
+            from normjax.training.detection import train_detector
+            from normjax.training.report import print_detection
+
+            console = Console()
+            path = workdir or _new_workdir(config.stem if config else f"detector-{options.data.name}")
+            done = train_detector(options, backbone, path, data_dir=_data_dir(data_dir), console=console)
+            print_detection(done.summary, path, console)
+
+        return run
+
+    return detect
+
+
 def study(
-    name: Annotated[Literal["reference-batch"], tyro.conf.Positional],
+    name: Annotated[Literal["reference-batch", "reference-batch-transfer"], tyro.conf.Positional],
     data_dir: Path | None = None,
     results: Path = Path("results"),
     jobs: int = 2,
@@ -194,12 +231,14 @@ def study(
 
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """The chosen subcommand with its options; tyro's many-line complaints become one line."""
-    default = _start_config(arguments) if arguments[:1] == ["train"] else TrainConfig()
+    train = _start_config(arguments, TrainConfig) if arguments[:1] == ["train"] else TrainConfig()
+    detect = _start_config(arguments, DetectionConfig) if arguments[:1] == ["detect"] else DetectionConfig()
     commands: dict[str, Callable[..., Any]] = {
-        "train": train_command(default),
+        "train": train_command(train),
         "evaluate": evaluate,
         "predict": predict,
         "fold": fold,
+        "detect": detect_command(detect),
         "study": study,
     }
     complaint = io.StringIO()
@@ -216,15 +255,15 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         raise UserError(_one_line(complaint.getvalue())) from stop
 
 
-def _start_config(arguments: list[str]) -> TrainConfig:
+def _start_config(arguments: list[str], kind: type[Config]) -> Config:
     """The config that ``--config`` names, read before the options that change it."""
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--config":
             if not value and i + 1 == len(arguments):
                 raise UserError("--config needs a file.")
-            return load_config(Path(value or arguments[i + 1]))
-    return TrainConfig()
+            return load_config(Path(value or arguments[i + 1]), kind)
+    return kind()
 
 
 def _one_line(box: str) -> str:

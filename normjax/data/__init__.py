@@ -16,6 +16,7 @@ _PUBLIC = {
     "draw_reference": "reference",
     "example_order": "order",
     "load_dataset": "load",
+    "load_scenes": "detection",
     "load_source": "load",
     "make_drift": "drift",
     "make_stream": "streams",
@@ -34,6 +35,7 @@ __all__ = [
     "evaluation_batches",
     "example_order",
     "load_dataset",
+    "load_scenes",
     "load_source",
     "make_drift",
     "make_stream",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from normjax.data.detection import load_scenes
     from normjax.data.drift import make_drift
     from normjax.data.load import Dataset, load_dataset, load_source
     from normjax.data.order import example_order

@@ -3,7 +3,10 @@
 import importlib
 from typing import Any
 
-STUDIES = {"reference-batch": "reference_batch"}  # name: module
+STUDIES = {  # name: module
+    "reference-batch": "reference_batch",
+    "reference-batch-transfer": "reference_batch_transfer",
+}
 
 
 def find_study(name: str) -> Any:

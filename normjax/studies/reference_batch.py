@@ -96,8 +96,9 @@ def table(results: Results) -> str:
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
 
-def draw(results: Results, stem: Path) -> None:
+def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     """The figures of the study, beside its numbers: ``STEM-accuracy.png`` and ``STEM-drift.png``."""
+    del data_dir  # the numbers are enough
     from normjax.studies.reference_batch_figures import draw_accuracy, draw_drift
 
     draw_accuracy(results, stem.with_name(f"{stem.name}-accuracy.png"))

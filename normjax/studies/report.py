@@ -51,5 +51,5 @@ def carry_out_study(
         )
     text = study.table(results)
     file.with_suffix(".md").write_text(text)
-    study.draw(results, file.with_suffix(""))
+    study.draw(results, file.with_suffix(""), data_dir)
     console.print(text, highlight=False, markup=False)

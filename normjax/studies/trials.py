@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from normjax.errors import UserError
 from normjax.training.config import TrainConfig
+from normjax.training.detection_config import TransferConfig
 from normjax.training.run_directory import write_json
 
 Results = dict[str, dict[str, Any]]  # what each run gave, by its key
@@ -24,7 +25,7 @@ class Trial(NamedTuple):
     """One run of a study."""
 
     key: str  # tells it from the others, for example main/few_classes/virtual/0
-    config: TrainConfig
+    config: TrainConfig | TransferConfig
     probe: str | None = None  # what else is measured on the trained network: a module of normjax.studies
 
 
@@ -100,6 +101,7 @@ def _result(future: "Future[dict[str, Any]]", pool: ThreadPoolExecutor) -> dict[
 
 def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: int) -> dict[str, Any]:
     task = {
+        "kind": type(trial.config).__name__,
         "config": trial.config.model_dump(mode="json"),
         "workdir": str(scratch / trial.key.replace("/", "-")),
         "data_dir": data_dir and str(data_dir),
@@ -131,7 +133,8 @@ def _last_line(text: str) -> str:
 def _line(key: str, result: dict[str, Any]) -> str:
     if "diverged" in result:
         return f"{key}: diverged"
-    return f"{key}: {result['test']['accuracy']:.2%} in {result['seconds']['training']:.0f} s"
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in result["test"].items() if name != "examples")
+    return f"{key}: {figures}"
 
 
 def accuracies(results: Results, keys: Sequence[str]) -> list[float] | None:

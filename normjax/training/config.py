@@ -4,7 +4,7 @@ import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -167,8 +167,15 @@ class TrainConfig(Section):
         return self
 
 
-def load_config(path: Path) -> TrainConfig:
+Config = TypeVar("Config", bound=Section)
+
+
+def load_config(path: Path, kind: type[Config] = TrainConfig) -> Config:  # type: ignore[assignment]
     """Reads a config from a Python file that defines ``config``, or from a run's ``config.json``.
+
+    Args:
+      path: the file.
+      kind: what it describes.
 
     Raises:
       UserError: the file is missing or does not hold a valid config.
@@ -177,7 +184,7 @@ def load_config(path: Path) -> TrainConfig:
         raise UserError(f"config {path} is not a file; configs/ holds those that come with the project.")
     if path.suffix == ".json":
         try:
-            return parse_config(json.loads(path.read_text()))
+            return parse_config(json.loads(path.read_text()), kind)
         except ValueError as error:
             raise UserError(f"config {path} is not JSON: {error}") from error
     try:
@@ -187,19 +194,23 @@ def load_config(path: Path) -> TrainConfig:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"config {path} could not be run: {reason}") from error
-    if not isinstance(config, TrainConfig):
-        raise UserError(f"config {path} does not define `config = TrainConfig(...)`.")
+    if not isinstance(config, kind):
+        raise UserError(f"config {path} does not define `config = {kind.__name__}(...)`.")
     return config
 
 
-def parse_config(data: Any) -> TrainConfig:
+def parse_config(data: Any, kind: type[Config] = TrainConfig) -> Config:  # type: ignore[assignment]
     """A config from plain data.
+
+    Args:
+      data: names and values.
+      kind: what it describes.
 
     Raises:
       UserError: a field is unknown or out of range; the message names it, its value and what is allowed.
     """
     try:
-        return TrainConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise UserError(describe_validation_error(error)) from error
 

@@ -1,5 +1,7 @@
 """Trains a detector on the backbone of a run, and scores it."""
 
+import importlib.util
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from normjax.models.detector import Detections, Detector, locations
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.detection_config import DetectionConfig
 from normjax.training.detection_loss import DetectionLosses, detection_losses
+from normjax.training.detection_picture import draw_detections
 from normjax.training.detection_scores import Objects, average_precision, find_objects
 from normjax.training.evaluate import restore_network
 from normjax.training.optimizer import make_optimizer, make_schedule
@@ -57,9 +60,13 @@ def train_detector(
       The summary with the average precisions, the test pictures, and what was found in them.
 
     Raises:
-      UserError: the run has another network, the data are missing, or they do not fit.
+      UserError: the run has another network, the data are missing or do not fit, pycocotools is not installed, or
+        the directory holds the training of another detector.
     """
     console = console or Console(quiet=True)
+    if importlib.util.find_spec("pycocotools") is None:
+        raise UserError("the scores of a detector need pycocotools: pip install 'normjax[study]'.")
+    _remember(config, backbone, workdir)
     session, trained, _ = restore_network(backbone)
     if session.config.model.name != "convnet":
         raise UserError(f"{backbone} trained {session.config.model.name}; a detector takes a convnet.")
@@ -112,7 +119,21 @@ def train_detector(
         "backbone": str(backbone),
     }
     write_json(workdir / "summary.json", summary)
+    draw_detections(scenes, [("found", found)], test.classes, workdir / "detections.png")
     return Detecting(summary, scenes, found)
+
+
+def _remember(config: DetectionConfig, backbone: Path, workdir: Path) -> None:
+    """Writes down what is trained, or checks that it is the same."""
+    file = workdir / "config.json"
+    description = {"backbone": str(backbone), **config.model_dump(mode="json")}
+    if file.exists() and json.loads(file.read_text()) != description:
+        raise UserError(f"{workdir} holds the training of another detector; give a new --workdir.")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written to: {error.strerror}.") from error
+    write_json(file, description)
 
 
 def _initial(model: Detector, trained: dict[str, Any], shape: tuple[int, ...], seed: int) -> tuple[Any, dict[str, Any]]:
@@ -139,7 +160,6 @@ def _train(
     parallel: DataParallel,
     console: Console,
 ) -> DetectorState:
-    workdir.mkdir(parents=True, exist_ok=True)
     state = jax.tree.map(np.asarray, state)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     try:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from normjax.training.config import OptimizerConfig, ScheduleConfig, Section
+from normjax.training.config import OptimizerConfig, ScheduleConfig, Section, TrainConfig
 
 
 class SceneConfig(Section):
@@ -39,3 +39,10 @@ class DetectionConfig(Section):
     data: SceneConfig = SceneConfig()
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-4)
     schedule: ScheduleConfig = ScheduleConfig(name="one_cycle", peak=0.2)
+
+
+class TransferConfig(Section):
+    """A network that is trained, and a detector that is then trained on it."""
+
+    pretraining: TrainConfig
+    detection: DetectionConfig

@@ -68,6 +68,23 @@ def print_predictions(results: Sequence[dict[str, Any]], console: Console | None
         console.print(table)
 
 
+def print_detection(summary: dict[str, Any], path: Path, console: Console) -> None:
+    """The average precisions of a detector and where its files lie."""
+    test = summary["test"]
+    table = Table(title="result", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for kind in ("box", "mask"):
+        if f"{kind}_ap" in test:
+            table.add_row(f"{kind} AP, IoU 0.50 to 0.95", f"{test[f'{kind}_ap']:.1f} %")
+            table.add_row(f"{kind} AP, IoU 0.50", f"{test[f'{kind}_ap50']:.1f} %")
+    table.add_row("test pictures", f"{test['examples']:,}")
+    table.add_row("parameters", f"{summary['parameters']:,}")
+    console.print(table)
+    for what, name in (("detections", "detections.png"), ("figures", "summary.json"), ("checkpoints", "checkpoints")):
+        console.print(f"{what}: {path / name}", soft_wrap=True, highlight=False)
+
+
 def print_folding(result: dict[str, Any], console: Console | None = None) -> None:
     """What became of the layers of a network, and what it brought."""
     console = console or Console()
