@@ -36,7 +36,7 @@ class ObjectSource:
     def __init__(self, name: str, split: str, size: int, objects: int, data_dir: Path | None, most: int | None = None):
         builder = open_tfds(name, data_dir)
         features = builder.info.features
-        inner = getattr(features.get("objects"), "feature", None) or {}
+        inner = getattr(features["objects"], "feature", {}) if "objects" in features else {}
         if "image" not in features or not {"bbox", "label"} <= set(inner):
             raise UserError(f"{name} has no image with objects (bbox, label); its features are {', '.join(features)}.")
         try:

@@ -96,7 +96,7 @@ class Detector(nn.Module):
                 classes, boxes = a(classes), b(boxes)
             # Distances grow with the stride of the level.
             stride = x.shape[1] // level.shape[1]
-            sides = stride * jnp.exp(heads["sides"](boxes).clip(-6, 6) + self.param(f"scale{i}", nn.zeros, (1,)))
+            sides = stride * jnp.exp(heads["sides"](boxes).clip(-6, 6) + self.param(f"scale{i}", nn.zeros, ()))
             each = (heads["class"](classes), sides, heads["centre"](boxes), heads["mask"](boxes))
             for name, value in zip(heads, each, strict=True):
                 said[name].append(value.reshape(len(x), -1, value.shape[-1]))

@@ -116,17 +116,18 @@ def _mask_loss(
     objects = labels.shape[1]
     number = jnp.arange(objects)
     # The most central locations of each object, as many as it has.
-    centrality = jnp.where(targets.owner[:, None] == number[:, None], targets.centre[:, None], -1.0)
+    centrality = jnp.where(targets.owner[:, None] == number[None, :, None], targets.centre[:, None], -1.0)
     value, chosen = lax.top_k(centrality, _MASK_LOCATIONS)  # (batch, objects, locations)
     flat = chosen.reshape(batch, -1, 1)
     coefficients = jnp.take_along_axis(said.coefficients, flat, 1).reshape(batch, objects, _MASK_LOCATIONS, -1)
     logits = jnp.einsum("bhwk,bolk->bolhw", said.prototypes, coefficients)
     step = instances.shape[1] // height
     # A pixel of the mask stands for the pixels of the image that it covers: their share is the target.
-    own = (instances[:, None] == (number + 1)[:, None, None]).astype(jnp.float32)
+    own = (instances[:, None] == (number + 1)[None, :, None, None]).astype(jnp.float32)
     share = own.reshape(batch, objects, height, step, width, step).mean((3, 5))
     x, y = step * (jnp.arange(width) + 0.5), step * (jnp.arange(height) + 0.5)
     left, top, right, bottom = (boxes[..., i, None] for i in range(4))
+    x, y = x[None, None], y[None, None]
     inside_x, inside_y = (x > left - step) & (x < right + step), (y > top - step) & (y < bottom + step)
     inside = (inside_y[..., :, None] & inside_x[..., None, :]).astype(jnp.float32)
     entropy = optax.sigmoid_binary_cross_entropy(logits, share[:, :, None]) * inside[:, :, None]

@@ -14,8 +14,9 @@ from training_cases import tiny_info
 
 from normjax import cli
 from normjax.linen.factory import NORMS
-from normjax.training import loop, report
+from normjax.training import detection, loop, report
 from normjax.training.config import NormConfig, TrainConfig, load_config, parse_config
+from normjax.training.detection_config import DetectionConfig
 from normjax.training.session import build_session
 from normjax.training.state import init_state
 
@@ -23,7 +24,9 @@ pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.py"))
+ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.py"))
+DETECTORS = [path for path in ALL if path.name.startswith("detector")]
+CONFIGS = [path for path in ALL if path not in DETECTORS]
 
 DIGITS = tiny_info(side=8, train_examples=1295)
 CIFAR = tiny_info(side=32, channels=3, name="cifar10", train_examples=50_000)
@@ -98,6 +101,24 @@ def test_network_state_and_steps_can_be_built(path):
         assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == published.parameters
         assert (config.epochs, config.batch_size) == (published.epochs, published.batch_size)
         assert session.total_steps == int(np.ceil(published.epochs * info.train_examples / published.batch_size))
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=str)
+def test_the_command_of_a_detector_starts_this_config(path, monkeypatch, capsys):
+    text = ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    (command,) = re.findall(r"^ +normjax (detect .*)$", text, re.MULTILINE)
+    assert "Expected:" in text
+    calls = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(detection, "train_detector", lambda config, *_, **__: calls.append(config) or Done())
+    monkeypatch.setattr(report, "print_detection", lambda *_: None)
+    cli.main(command.split())
+    assert capsys.readouterr().err == ""
+    assert calls == [load_config(ROOT / path, DetectionConfig)]
+
+
+class Done:
+    summary = None
 
 
 def test_the_default_config_is_that_of_the_digits():

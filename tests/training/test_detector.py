@@ -1,0 +1,106 @@
+"""A detector on the backbone of a run: what it starts from, that it learns, resumes, and says what does not fit."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from run_cases import PowerCutError, run_config
+
+from normjax import cli
+from normjax.errors import UserError
+from normjax.training import detection
+from normjax.training.detection import train_detector
+from normjax.training.detection_config import DetectionConfig, SceneConfig
+from normjax.training.evaluate import restore_network
+from normjax.training.loop import train
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+
+SCENES = SceneConfig(digits="digits", image_size=32, train_examples=32, test_examples=8)
+
+
+def config(**changes):
+    return DetectionConfig(**{"epochs": 3, "features": 8, "batch_size": 16, "data": SCENES, **changes})
+
+
+@pytest.fixture(scope="module", params=["batch_norm", "reference_batch_norm"])
+def backbone(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param) / "run"
+    # Drawn by the fixture below for tests only: pictures of a run of a few steps are quick enough.
+    small = {"name": "convnet", "widths": (8, 8), "dense": ()}
+    train(run_config(model=small, norm={"name": request.param}, epochs=1, schedule={"warmup_epochs": 0}), path)
+    return path
+
+
+def test_the_backbone_is_the_one_of_the_run(backbone, monkeypatch, tmp_path):
+    begun = {}
+
+    def no_training(_, state, *__):
+        begun["params"] = state.params
+        return state
+
+    monkeypatch.setattr(detection, "_train", no_training)
+    done = train_detector(config(), backbone, tmp_path / "detector", data_dir=None)
+    _, trained, _ = restore_network(backbone)
+    kept = {name: trained["params"][name] for name in begun["params"]["backbone"]}
+    chex.assert_trees_all_equal(begun["params"]["backbone"], kept)
+    assert set(kept) == {f"{what}{stage}_{i}" for what in ("conv", "norm") for stage in (0, 1) for i in (0, 1)}
+    assert done.summary["test"]["examples"] == 8
+
+
+def test_it_learns_and_goes_on_where_it_stopped(backbone, monkeypatch, tmp_path):
+    straight = train_detector(config(), backbone, tmp_path / "straight", data_dir=None)
+    batches = detection.detection_batches
+
+    def cut(*arguments, **options):
+        for number, batch in enumerate(batches(*arguments, **options), options["start"] + 1):
+            if number == 4:
+                raise PowerCutError
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "detection_batches", cut)
+        with pytest.raises(PowerCutError):
+            train_detector(config(), backbone, tmp_path / "run", data_dir=None)
+    again = train_detector(config(), backbone, tmp_path / "run", data_dir=None)
+    chex.assert_trees_all_equal(again.found, straight.found)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == straight.summary["test"]
+    assert (tmp_path / "run" / "detections.png").stat().st_size > 5_000
+
+
+def test_another_training_in_the_same_directory_is_refused(backbone, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds the training of another detector; give a new --workdir"):
+        train_detector(config(), backbone, tmp_path / "run", data_dir=None)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(backbone, tmp_path):
+    assert len(jax.devices()) == 8
+    with pytest.raises(UserError, match="batch_size=12 cannot be divided among 8 devices"):
+        train_detector(config(batch_size=12), backbone, tmp_path / "run", data_dir=None)
+
+
+def test_another_network_is_refused(straight_run, tmp_path):
+    with pytest.raises(UserError, match="trained mlp; a detector takes a convnet"):
+        train_detector(config(), straight_run.path, tmp_path / "run", data_dir=None)
+
+
+def test_the_command_trains_and_tells(backbone, tmp_path, capsys):
+    options = ["--epochs", "1", "--features", "8", "--data.digits", "digits", "--data.image-size", "32"]
+    options += ["--data.train-examples", "16", "--data.test-examples", "8", "--workdir", str(tmp_path / "detector")]
+    cli.main(["detect", str(backbone), *options])
+    told = capsys.readouterr().out
+    assert "box AP, IoU 0.50 to 0.95" in told
+    assert "mask AP, IoU 0.50" in told
+    summary = json.loads((tmp_path / "detector" / "summary.json").read_text())
+    assert np.isfinite(summary["test"]["box_ap"])
+
+
+def test_sizes_that_do_not_fit_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["detect", "runs/none", "--data.image-size", "33"])
+    assert "image_size=33 is no multiple of 8" in capsys.readouterr().err
