@@ -8,6 +8,6 @@ The defaults: 2,000 scenes of 64x64 pixels, eight epochs.
 Expected: see results/reference-batch-transfer.md.
 """
 
-from normjax.training.detection_config import DetectionConfig
+from normjax.detection.config import DetectionConfig
 
 config = DetectionConfig()

@@ -6,7 +6,7 @@ RUN is a run of a convnet on RGB pictures, for example of configs/cifar10_refere
 Expected: not run by us (VOC is not at hand); it reads what TFDS calls voc/2012.
 """
 
-from normjax.training.detection_config import DetectionConfig, SceneConfig
+from normjax.detection.config import DetectionConfig, SceneConfig
 
 config = DetectionConfig(
     epochs=40,

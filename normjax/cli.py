@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import ValidationError
 
+from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
-from normjax.training.detection_config import DetectionConfig
 
 # What tyro makes of a validation error in a section of the config.
 _INVALID_FIELD = re.compile(
@@ -181,7 +181,7 @@ def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]
         def run() -> None:
             from rich.console import Console
 
-            from normjax.training.detection import train_detector
+            from normjax.detection.train import train_detector
             from normjax.training.report import print_detection
 
             console = Console()

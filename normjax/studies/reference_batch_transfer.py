@@ -12,12 +12,12 @@ import numpy as np
 
 from normjax.data import load_scenes
 from normjax.data.options import DataConfig, StreamConfig
+from normjax.detection.config import DetectionConfig, SceneConfig, TransferConfig
+from normjax.detection.picture import draw_detections
+from normjax.detection.scores import Objects
 from normjax.studies.comparison import estimate, markdown, paired
 from normjax.studies.trials import Results, Trial
 from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
-from normjax.training.detection_config import DetectionConfig, SceneConfig, TransferConfig
-from normjax.training.detection_picture import draw_detections
-from normjax.training.detection_scores import Objects
 
 SEEDS = (0, 1, 2)
 RATES = (0.02, 0.06, 0.2)

@@ -57,9 +57,9 @@ def _training(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, An
 
 
 def _transfer(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, Any]:
+    from normjax.detection.config import TransferConfig
+    from normjax.detection.train import train_detector
     from normjax.training.config import parse_config
-    from normjax.training.detection import train_detector
-    from normjax.training.detection_config import TransferConfig
 
     both = parse_config(config, TransferConfig)
     pretrained = _training(config["pretraining"], workdir / "backbone", data_dir)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from normjax.detection.config import TransferConfig
 from normjax.errors import UserError
 from normjax.training.config import TrainConfig
-from normjax.training.detection_config import TransferConfig
 from normjax.training.run_directory import write_json
 
 Results = dict[str, dict[str, Any]]  # what each run gave, by its key

@@ -1,13 +1,27 @@
 """From a config to the learning rate's course and the optimizer."""
 
+from typing import Protocol
+
 import optax
 
-from normjax.training.config import OptimizerConfig, TrainConfig
-from normjax.training.detection_config import DetectionConfig
+from normjax.training.config import OptimizerConfig, ScheduleConfig
 from normjax.transforms import decay_mask
 
 
-def make_schedule(config: TrainConfig | DetectionConfig, total_steps: int) -> optax.Schedule:
+class Scheduled(Protocol):
+    """A config with a course of the learning rate."""
+
+    @property
+    def epochs(self) -> float: ...
+
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def schedule(self) -> ScheduleConfig: ...
+
+
+def make_schedule(config: Scheduled, total_steps: int) -> optax.Schedule:
     """Learning rate by optimizer step.
 
     Args:

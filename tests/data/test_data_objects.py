@@ -6,8 +6,8 @@ from tfds_standin import encoded, write_records
 
 from normjax.data.detection import detection_batches, load_scenes
 from normjax.data.tfds_objects import ObjectSource
+from normjax.detection.config import SceneConfig
 from normjax.errors import UserError
-from normjax.training.detection_config import SceneConfig
 
 
 @pytest.fixture

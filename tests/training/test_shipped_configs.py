@@ -13,10 +13,11 @@ import pytest
 from training_cases import tiny_info
 
 from normjax import cli
+from normjax.detection import train as detector
+from normjax.detection.config import DetectionConfig
 from normjax.linen.factory import NORMS
-from normjax.training import detection, loop, report
+from normjax.training import loop, report
 from normjax.training.config import NormConfig, TrainConfig, load_config, parse_config
-from normjax.training.detection_config import DetectionConfig
 from normjax.training.session import build_session
 from normjax.training.state import init_state
 
@@ -110,7 +111,7 @@ def test_the_command_of_a_detector_starts_this_config(path, monkeypatch, capsys)
     assert "Expected:" in text
     calls = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(detection, "train_detector", lambda config, *_, **__: calls.append(config) or Done())
+    monkeypatch.setattr(detector, "train_detector", lambda config, *_, **__: calls.append(config) or Done())
     monkeypatch.setattr(report, "print_detection", lambda *_: None)
     cli.main(command.split())
     assert capsys.readouterr().err == ""

@@ -9,10 +9,10 @@ import pytest
 from run_cases import PowerCutError, run_config
 
 from normjax import cli
+from normjax.detection import train as detection
+from normjax.detection.config import DetectionConfig, SceneConfig
+from normjax.detection.train import train_detector
 from normjax.errors import UserError
-from normjax.training import detection
-from normjax.training.detection import train_detector
-from normjax.training.detection_config import DetectionConfig, SceneConfig
 from normjax.training.evaluate import restore_network
 from normjax.training.loop import train
 

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from normjax.data.detection import SceneReader, detection_batches, load_scenes
 from normjax.data.scenes import Scenes
+from normjax.detection.config import DetectionConfig
+from normjax.detection.loss import DetectionLosses, detection_losses
+from normjax.detection.picture import draw_detections
+from normjax.detection.scores import Objects, average_precision, find_objects
 from normjax.errors import UserError
 from normjax.models.detector import Detections, Detector, locations
 from normjax.training.checkpoint import Checkpoints
-from normjax.training.detection_config import DetectionConfig
-from normjax.training.detection_loss import DetectionLosses, detection_losses
-from normjax.training.detection_picture import draw_detections
-from normjax.training.detection_scores import Objects, average_precision, find_objects
 from normjax.training.evaluate import restore_network
 from normjax.training.optimizer import make_optimizer, make_schedule
 from normjax.training.parallel import DataParallel

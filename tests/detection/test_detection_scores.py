@@ -6,7 +6,7 @@ from test_detection_loss import SIZE, WHERE, perfect
 
 from normjax.data import load_source
 from normjax.data.scenes import SceneSource
-from normjax.training.detection_scores import Objects, average_precision, find_objects, suppress
+from normjax.detection.scores import Objects, average_precision, find_objects, suppress
 
 CLASSES = tuple("0123456789")
 

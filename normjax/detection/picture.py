@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from normjax.data.scenes import Scenes
-from normjax.training.detection_scores import Objects
+from normjax.detection.scores import Objects
 
 _SURE = 0.3  # fainter objects are not drawn
 

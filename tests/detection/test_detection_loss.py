@@ -8,8 +8,8 @@ import pytest
 
 from normjax.data import load_source
 from normjax.data.scenes import SceneSource
+from normjax.detection.loss import assign, detection_losses, generalized_iou
 from normjax.models.detector import Detections, locations
-from normjax.training.detection_loss import assign, detection_losses, generalized_iou
 
 SIZE = 64
 WHERE = locations((SIZE, SIZE))

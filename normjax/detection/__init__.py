@@ -1,0 +1,1 @@
+"""Training of a small detector on the backbone of a run, and its scores."""
