@@ -7,6 +7,7 @@ import numpy as np
 
 from normjax.data.scenes import Scenes
 from normjax.detection.scores import Objects
+from normjax.training.plots import new_figure, save_figure
 
 _SURE = 0.3  # fainter objects are not drawn
 
@@ -23,14 +24,10 @@ def draw_detections(
       file: PNG to write.
       most: scenes drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     columns = min(most, len(scenes.image))
-    figure = Figure(figsize=(2.3 * columns, 2.5 * len(rows) + 0.3), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(rows), columns, squeeze=False)
+    figure, panels = new_figure(len(rows), columns, (2.3 * columns, 2.5 * len(rows) + 0.3))
     for (name, found), line in zip(rows, panels, strict=True):
         for i, axes in enumerate(line):
             image = scenes.image[i]
@@ -53,5 +50,4 @@ def draw_detections(
                     bbox={"facecolor": "#ffb000", "edgecolor": "none", "pad": 0.6},
                 )  # fmt: skip
         line[0].set_ylabel(name, fontsize=10)
-    figure.suptitle("Objects found, with class and score [%]", fontsize=11)
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, "Objects found, with class and score [%]")

@@ -1,12 +1,12 @@
 """The figures of the study of reference batches."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from normjax.studies.reference_batch import BATCH, CONTENDERS, LABELS, STREAMS, runs_of
 from normjax.studies.trials import Results
+from normjax.training.plots import new_figure, save_figure
 
 # Told apart by dash and marker as well as by colour, so that they also read in black and white.
 _STYLES = dict(
@@ -29,7 +29,7 @@ _STYLES = dict(
 
 def draw_accuracy(results: Results, file: Path) -> None:
     """Validation accuracy against steps, a panel a stream; means over the seeds."""
-    figure, panels = _figure(len(STREAMS), (14, 4.6))
+    figure, (panels,) = new_figure(1, len(STREAMS), (14, 4.6))
     for axes, stream in zip(panels, STREAMS, strict=True):
         for contender in CONTENDERS:
             curves = [np.array(run["curve"]) for run in runs_of(results, stream, contender) if "curve" in run]
@@ -44,12 +44,12 @@ def draw_accuracy(results: Results, file: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    _save(figure, file, "Accuracy under shuffled and skewed batches (dotted: chance)")
+    save_figure(figure, file, "Accuracy under shuffled and skewed batches (dotted: chance)")
 
 
 def draw_drift(results: Results, file: Path) -> None:
     """Distance of the statistics of batches, and of those that are kept, from the population's, layer by layer."""
-    figure, panels = _figure(2, (12, 4.2))
+    figure, (panels,) = new_figure(1, 2, (12, 4.2))
     for axes, contender in zip(panels, ("batch_norm", "virtual"), strict=True):
         run = next((run for run in runs_of(results, "two classes", contender) if "probe" in run), None)
         if run is None:
@@ -70,21 +70,4 @@ def draw_drift(results: Results, file: Path) -> None:
     top = max(axes.get_ylim()[1] for axes in panels)
     for axes in panels:
         axes.set_ylim(0, top)
-    _save(figure, file, "How far means lie from the population's, trained on batches of two classes")
-
-
-def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, columns, squeeze=False)[0]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
-
-
-def _save(figure: Any, file: Path, title: str) -> None:
-    figure.suptitle(title, fontsize=12)
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, "How far means lie from the population's, trained on batches of two classes")

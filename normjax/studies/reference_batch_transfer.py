@@ -16,6 +16,7 @@ from normjax.detection.config import DetectionConfig, SceneConfig, TransferConfi
 from normjax.detection.picture import draw_detections
 from normjax.detection.scores import Objects
 from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.rates import chosen_rate
 from normjax.studies.trials import Results, Trial
 from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 
@@ -58,14 +59,8 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
 
 
 def best_rate(results: Results, name: str, rates: tuple[float, ...] = RATES) -> float | None:
-    """The learning rate with the best validation accuracy; None where the choice is not over."""
-    if len(rates) == 1:
-        return rates[0]
-    found = [results.get(_tuning_key(name, rate)) for rate in rates]
-    if any(result is None for result in found):
-        return None
-    scores = [-1.0 if "diverged" in result else result["validation_accuracy"] for result in found if result]
-    return rates[scores.index(max(scores))]
+    """The learning rate of the comparison; None where the choice is not over."""
+    return chosen_rate(results, [_tuning_key(name, rate) for rate in rates], rates)
 
 
 def table(results: Results) -> str:

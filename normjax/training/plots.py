@@ -20,7 +20,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], file: Path, title: str) -> None
       file: PNG to write.
       title: above the picture.
     """
-    figure, (loss, accuracy, rate) = _figure(3, (12, 3.6))
+    figure, ((loss, accuracy, rate),) = new_figure(1, 3, (12, 3.6))
 
     def draw(axes: Any, split: str, name: str, factor: float, **style: Any) -> None:
         points = _points(lines, split, name)
@@ -48,7 +48,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], file: Path, title: str) -> None
         axes.legend(frameon=False, fontsize=9)
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.25)
-    _save(figure, file, title)
+    save_figure(figure, file, title)
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], file: Path, title: str) -> None:
@@ -63,7 +63,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], file: Path, title
     count = len(classes)
     named = count <= 30
     side = float(np.clip(0.55 * count + 2.2, 4.5, 12)) if named else 9.0
-    figure, (axes,) = _figure(1, (side + 0.8, side))
+    figure, ((axes,),) = new_figure(1, 1, (side + 0.8, side))
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="share of the true class [%]", fraction=0.046, pad=0.03)
@@ -87,7 +87,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], file: Path, title
                 fontsize=8,
                 color="white" if dark else "#222222",
             )
-    _save(figure, file, title)
+    save_figure(figure, file, title)
 
 
 def _points(lines: Sequence[dict[str, Any]], split: str, name: str, most: int = 60) -> np.ndarray:
@@ -101,19 +101,21 @@ def _points(lines: Sequence[dict[str, Any]], split: str, name: str, most: int = 
     return np.array([(part[-1, 0], np.average(part[:, 1], weights=part[:, 2])) for part in parts])
 
 
-def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, tuple]:
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure on white and its panels, (rows, columns)."""
     # The object interface: no global state, no display, usable from threads.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, tuple(axes)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
-def _save(figure: Any, file: Path, title: str) -> None:
+def save_figure(figure: Any, file: Path, title: str) -> None:
+    """Writes the figure as PNG, with its title."""
     figure.suptitle(title, fontsize=11)
     figure.savefig(file, dpi=130, bbox_inches="tight", pad_inches=0.12)
