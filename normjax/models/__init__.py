@@ -6,10 +6,11 @@ from flax import linen as nn
 
 from normjax.models.common import NormFactory
 from normjax.models.convnet import ConvNet
+from normjax.models.detector import Detector
 from normjax.models.mlp import MLP
 from normjax.models.resnet import BottleneckResNet, CifarResNet
 
-__all__ = ["MLP", "BottleneckResNet", "CifarResNet", "ConvNet", "build_model"]
+__all__ = ["MLP", "BottleneckResNet", "CifarResNet", "ConvNet", "Detector", "build_model"]
 
 
 def build_model(
