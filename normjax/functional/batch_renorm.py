@@ -88,9 +88,7 @@ def batch_renorm(
     """
     if jnp.iscomplexobj(x):
         raise TypeError(f"batch_renorm takes real input; x is {x.dtype}, use batch_norm.")
-    for name, value, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0)):
-        if isinstance(value, int | float) and not value >= least:
-            raise ValueError(f"{name}={value} is too small; use {least:g} or more.")
+    check_limits(r_max, d_max)
     wide = statistics_dtype(x.dtype)
     standard, batch = batch_norm(
         x,
@@ -117,6 +115,13 @@ def batch_renorm(
     axes = tuple(i for i in range(x.ndim) if i not in features)
     y = standard * jnp.expand_dims(gain, axes) + jnp.expand_dims(offset, axes)
     return y.astype(dtype or x.dtype), batch
+
+
+def check_limits(r_max: Any, d_max: Any) -> None:
+    """Raises ValueError where a limit that is a number allows no batch norm."""
+    for name, value, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0)):
+        if isinstance(value, int | float) and not value >= least:
+            raise ValueError(f"{name}={value} is too small; use {least:g} or more.")
 
 
 def renorm_limits(
@@ -156,10 +161,7 @@ def renorm_limits(
     References:
       Ioffe, `Batch Renormalization <https://arxiv.org/abs/1702.03275>`_, 2017, section 4.2.
     """
-    if not r_max >= 1:
-        raise ValueError(f"r_max={r_max} is too small; use 1 or more.")
-    if not d_max >= 0:
-        raise ValueError(f"d_max={d_max} is too small; use 0 or more.")
+    check_limits(r_max, d_max)
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps={warmup_steps} is negative; use 0 or more.")
     for name, value in (("r_steps", r_steps), ("d_steps", d_steps)):

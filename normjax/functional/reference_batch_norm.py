@@ -31,6 +31,7 @@ def reference_batch_norm(
     bias: Float[Array, "*features"] | None = None,
     *,
     mode: ReferenceMode = "virtual",
+    examples: float | Float[Array, ""] | None = None,
     alpha: float | None = None,
     r_max: float | Float[Array, ""] = 3.0,
     d_max: float | Float[Array, ""] = 5.0,
@@ -48,7 +49,7 @@ def reference_batch_norm(
     where :math:`\mu, \sigma^2` are, by ``mode``,
 
     - ``virtual``: those of the reference batch and the example itself together. With n examples in the
-      reference batch the example weighs :math:`c = 1 / (n + 1)`; no other example matters.
+      reference batch the example weighs :math:`c = 1 / (n + 1)`, whatever its size; no other example matters.
     - ``mixed``: those of the reference batch and the whole batch together, each value counting once, or with
       ``alpha`` of :math:`\mu = \alpha \mu_r + (1 - \alpha) \mu_B` and raw second moments mixed alike, which is
       :math:`\sigma^2 = \alpha \sigma_r^2 + (1 - \alpha) \sigma_B^2 + \alpha (1 - \alpha) (\mu_r - \mu_B)^2`.
@@ -64,6 +65,8 @@ def reference_batch_norm(
       scale: gamma, one entry a feature; None is 1.
       bias: beta, one entry a feature; None is 0.
       mode: how the two are put together.
+      examples: n, examples in the reference batch, for ``virtual``; None takes them to have been of the size of
+        those in ``x``.
       alpha: share of the reference in ``mixed``, 0 to 1; None counts values.
       r_max: limit of ``renorm``, 1 or more.
       d_max: limit of ``renorm``, 0 or more.
@@ -111,7 +114,12 @@ def reference_batch_norm(
         def of_example(x: Array, mask: Array | None) -> Array:
             inside = tuple(axis - 1 for axis in features)
             positions = tuple(i for i in range(x.ndim) if i not in inside)
-            both = merge(reference, moments(x, positions, mask=mask))
+            own = moments(x, positions, mask=mask)
+            if examples is not None:
+                # As if the example had as many values as each of those in the reference.
+                factor = reference.count / jnp.maximum(examples, 1) / jnp.maximum(own.count, 1)
+                own = Moments(own.count * factor, own.mean, own.m2 * factor)
+            both = merge(reference, own)
             return normalize(x, both.mean, both.variance, scale, bias, axis=inside, epsilon=epsilon, dtype=dtype)
 
         if mask is None:
@@ -135,9 +143,8 @@ def _mixed(reference: Moments, batch: Moments, alpha: float | None) -> tuple[Arr
     return mean, share * reference.variance + (1 - share) * batch.variance + share * (1 - share) * apart
 
 
-def _check(x: Array, reference: Moments, mode: str, alpha: float | None, axis: int | Sequence[int]) -> tuple[int, ...]:
-    if jnp.iscomplexobj(x):
-        raise TypeError(f"reference_batch_norm takes real input; x is {x.dtype}.")
+def check_mode(mode: str, alpha: float | None) -> None:
+    """Raises ValueError where the mode is not known, or ``alpha`` is out of range or without meaning in it."""
     if mode not in ("virtual", "mixed", "fixed", "renorm"):
         raise ValueError(f"mode={mode!r} is not known; use 'virtual', 'mixed', 'fixed' or 'renorm'.")
     if alpha is not None:
@@ -145,6 +152,12 @@ def _check(x: Array, reference: Moments, mode: str, alpha: float | None, axis: i
             raise ValueError(f"alpha={alpha} has no meaning with mode={mode!r}; it is for mode='mixed'.")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha} is out of range; use 0 to 1.")
+
+
+def _check(x: Array, reference: Moments, mode: str, alpha: float | None, axis: int | Sequence[int]) -> tuple[int, ...]:
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"reference_batch_norm takes real input; x is {x.dtype}.")
+    check_mode(mode, alpha)
     features = canonical_axes(x.ndim, axis)
     if 0 in features:
         raise ValueError(f"axis={axis} names the first axis, which is that of the examples.")

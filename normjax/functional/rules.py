@@ -10,7 +10,13 @@ from jax import lax
 from jaxtyping import Array
 
 from normjax.functional.batch_norm import RunningStatistics, batch_norm, normalize, update_running_statistics
-from normjax.functional.batch_renorm import RenormStatistics, batch_renorm, renorm_limits, update_renorm_statistics
+from normjax.functional.batch_renorm import (
+    RenormStatistics,
+    batch_renorm,
+    check_limits,
+    renorm_limits,
+    update_renorm_statistics,
+)
 from normjax.functional.comoments import Comoments
 from normjax.functional.decorrelated_batch_norm import (
     DecorrelatedStatistics,
@@ -20,8 +26,8 @@ from normjax.functional.decorrelated_batch_norm import (
 )
 from normjax.functional.ghost_batch_norm import ghost_batch_norm
 from normjax.functional.groups import groups_of
-from normjax.functional.moments import AxisIndexGroups, AxisName, Moments, canonical_axes, moments
-from normjax.functional.reference_batch_norm import ReferenceMode, reference_batch_norm
+from normjax.functional.moments import AxisIndexGroups, AxisName, Moments, canonical_axes, expand_mask, moments
+from normjax.functional.reference_batch_norm import ReferenceMode, check_mode, reference_batch_norm
 from normjax.functional.whitening import Method
 
 State = Mapping[str, Array]  # the statistics, by the names of their variables
@@ -275,14 +281,29 @@ class ReferenceBatchNormRule:
     axis_name: AxisName = None
     axis_index_groups: AxisIndexGroups = None
 
-    names: ClassVar[tuple[str, ...]] = ("count", "mean", "var")
+    names: ClassVar[tuple[str, ...]] = ("count", "mean", "var", "examples")
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, self.alpha)
+        check_limits(self.r_max, self.d_max)
 
     def take(self, x: Array, affine: Affine, mask: Array | None) -> tuple[Array, dict[str, Array]]:
         """A reference batch normalised by itself, and its statistics, of all devices."""
         if not x.size:
             raise ValueError(f"the reference batch is empty: an input of shape {x.shape}; give one example or more.")
         y, batch = self._by_itself(x, affine, mask, self.axis_name)
-        return y, {"count": batch.count, "mean": batch.mean, "var": batch.variance}
+        kept = {"count": batch.count, "mean": batch.mean, "var": batch.variance}
+        return y, {**kept, "examples": self._examples(x, mask).astype(batch.mean.dtype)}
+
+    def _examples(self, x: Array, mask: Array | None) -> Array:
+        """How many examples the reference batch has, of all devices; one counts where any of its values does."""
+        valid = jnp.ones((x.shape[0],), bool)
+        if mask is not None:
+            whole = expand_mask(mask, x)
+            assert whole is not None
+            valid &= whole.any(tuple(range(1, x.ndim)))
+        count = valid.sum(dtype=jnp.float32)
+        return count if self.axis_name is None else lax.psum(count, self.axis_name)
 
     def initialize(self, x: Array, affine: Affine, mask: Array | None) -> Array:
         """The activations by which a network makes its parameters: there is no reference yet, and no devices."""
@@ -314,6 +335,7 @@ class ReferenceBatchNormRule:
             affine.scale,
             affine.bias,
             mode="fixed" if by_reference else self.mode,
+            examples=state["examples"],
             alpha=None if by_reference else self.alpha,
             r_max=self.r_max,
             d_max=self.d_max,

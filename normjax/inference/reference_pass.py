@@ -28,7 +28,8 @@ def reference_pass(model: nn.Module, variables: Any, batch: Any, **options: Any)
       The variables with the new ``reference_stats``.
 
     Raises:
-      ValueError: the model has no such layer, or the batch has no valid example.
+      ValueError: the model has no such layer, or the batch has no valid example (one that is masked out as a
+        whole is not noticed while the call is traced).
 
     Example:
       >>> import jax.numpy as jnp

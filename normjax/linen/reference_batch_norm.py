@@ -22,8 +22,9 @@ class ReferenceBatchNorm(nn.Module):
     a batch, sorted or drifting data.
 
     ``normjax.reference_pass(model, variables, batch)`` takes the statistics: every layer normalises the
-    reference batch by itself and keeps count, mean and variance in the collection ``reference_stats`` (a layer
-    called several times keeps those of its last call). ``init`` takes none and normalises by what it is given.
+    reference batch by itself and keeps count, mean, variance and number of examples in the collection
+    ``reference_stats`` (a layer called several times keeps those of its last call). ``init`` takes none and
+    normalises by what it is given.
     At inference, the output for an example depends on no other: ``virtual`` does as in training, the other
     modes normalise by the reference alone.
 

@@ -20,8 +20,9 @@ class ReferenceBatchNorm(AffineNorm):
     """Normalises with the statistics of a reference batch; see ``normjax.functional.reference_batch_norm``.
 
     ``model.set_attributes(collect_reference=True)`` makes of the next call a reference pass, in which each layer
-    keeps count, mean and variance as ``ReferenceStat`` variables; set it back to False behind it. There are no
-    such variables before. ``train()`` and ``eval()`` switch as for the other layers.
+    keeps count, mean, variance and number of examples as ``ReferenceStat`` variables; set it back to False behind
+    it. There are no such variables before, so make one pass before a saved state is loaded into a new model.
+    ``train()`` and ``eval()`` switch as for the other layers.
 
     Args:
       num_features: features of the input.
@@ -82,6 +83,15 @@ class ReferenceBatchNorm(AffineNorm):
         self.count: ReferenceStat | None = nnx.data(None)
         self.mean: ReferenceStat | None = nnx.data(None)
         self.var: ReferenceStat | None = nnx.data(None)
+        self.examples: ReferenceStat | None = nnx.data(None)
+        _ = self.rule  # which refuses options that do not fit
+
+    @property
+    def rule(self) -> ReferenceBatchNormRule:
+        """What the layer does with its statistics."""
+        return ReferenceBatchNormRule(
+            **{field.name: getattr(self, field.name) for field in fields(ReferenceBatchNormRule)}
+        )
 
     def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> jax.Array:
         """Normalises ``x``.
@@ -104,9 +114,7 @@ class ReferenceBatchNorm(AffineNorm):
             )
         x, affine = self.take(x, self.axis)
         mask = None if mask is None else jnp.asarray(mask, bool)
-        rule = ReferenceBatchNormRule(
-            **{field.name: getattr(self, field.name) for field in fields(ReferenceBatchNormRule)}
-        )
+        rule = self.rule
         if self.collect_reference:
             y, state = rule.take(x, affine, mask)
             for name, value in state.items():

@@ -49,7 +49,7 @@ def test_every_layer_keeps_the_statistics_of_the_reference_normalised_by_itself(
     for i in range(2):
         x = x @ np.asarray(variables["params"][f"dense{i}"]["kernel"], np.float64)
         kept = variables["reference_stats"][f"norm{i}"]
-        expected = {"count": np.full(4, 16.0), "mean": x.mean(0), "var": x.var(0)}
+        expected = {"count": np.full(4, 16.0), "mean": x.mean(0), "var": x.var(0), "examples": np.float32(16)}
         chex.assert_trees_all_close(kept, expected, rtol=1e-5, atol=1e-6)
         x = np.tanh((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5))
 
@@ -115,6 +115,44 @@ def test_evaluation_of_an_example_does_not_depend_on_the_others(mode):
     x = draw(6, 3, shift=2.0)
     alone = jnp.concatenate([net.apply(variables, row[None], train=False) for row in x])
     chex.assert_trees_all_close(net.apply(variables, x, train=False), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_an_example_weighs_as_one_of_the_reference_whatever_its_size():
+    # Counted by values, a picture of twice the side would weigh four times as much (a detector's scenes).
+    layer = normjax.ReferenceBatchNorm(use_running_average=False)
+    reference, x = draw(16, 4, 4, 3, seed=1), draw(5, 8, 8, 3, shift=2.0)
+    variables = normjax.reference_pass(layer, layer.init(jax.random.key(0), reference), reference)
+    wide, c = np.asarray(x, np.float64), 1 / 17
+    m_r, q_r = (np.asarray(reference, np.float64) ** power for power in (1, 2))
+    mean = c * wide.mean((1, 2), keepdims=True) + (1 - c) * m_r.mean((0, 1, 2))
+    square = c * (wide**2).mean((1, 2), keepdims=True) + (1 - c) * q_r.mean((0, 1, 2))
+    expected = (wide - mean) / np.sqrt(square - mean**2 + 1e-5)
+    chex.assert_trees_all_close(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_example_with_padding_weighs_as_one():
+    layer = normjax.ReferenceBatchNorm(use_running_average=False)
+    reference, x = draw(16, 6, 3, seed=1), draw(4, 6, 3, shift=2.0)
+    variables = normjax.reference_pass(layer, layer.init(jax.random.key(0), reference), reference)
+    mask = (jnp.arange(6) < 2)[None, :, None]
+    got = layer.apply(variables, x, mask=jnp.broadcast_to(mask, (4, 6, 1)))[:, :2]
+    chex.assert_trees_all_close(got, layer.apply(variables, x[:, :2]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "mixed", "alpha": 2.0}, "alpha=2.0 is out of range; use 0 to 1"),
+        ({"alpha": 0.5}, "alpha=0.5 has no meaning with mode='virtual'"),
+        ({"mode": "renorm", "r_max": 0.5}, "r_max=0.5 is too small; use 1 or more"),
+        ({"mode": "renorm", "d_max": -1.0}, "d_max=-1.0 is too small; use 0 or more"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        normjax.ReferenceBatchNorm(use_running_average=True, **options).init(jax.random.key(0), REFERENCE)
+    with pytest.raises(ValueError, match=message):
+        normjax_nnx.ReferenceBatchNorm(3, **options, rngs=nnx.Rngs(0))
 
 
 def test_mixed_is_evaluated_by_the_reference_alone():
@@ -234,7 +272,7 @@ def test_nnx_takes_reference_and_gradient_within_one_step(flows):
 
     got = nnx.to_pure_dict(gradient(net))
     chex.assert_trees_all_close(got, jax.grad(loss)(variables["params"]), rtol=1e-4, atol=1e-5)
-    kept = {name: getattr(net.norm1, name)[...] for name in ("count", "mean", "var")}
+    kept = {name: getattr(net.norm1, name)[...] for name in ("count", "mean", "var", "examples")}
     chex.assert_trees_all_close(kept, variables["reference_stats"]["norm1"], rtol=1e-4, atol=1e-5)
 
 
