@@ -13,6 +13,7 @@ from normjax.data.order import example_order
 from normjax.data.scenes import Scenes, SceneSource
 from normjax.data.tfds_objects import ObjectSource
 
+_ALL_OBJECTS = 100  # of a test picture: more than COCO has in any
 _TEST_SEED = 2**20  # test scenes are the same for all seeds
 
 
@@ -41,12 +42,11 @@ def load_scenes(options: Any, *, seed: int, data_dir: Path | None) -> tuple[Scen
       UserError: the data set is not there or has no objects.
     """
     if options.name != "scenes":
-        names = (options.train_split, options.train_examples), (options.test_split, options.test_examples)
-        train, test = (
-            ObjectSource(options.name, split, options.image_size, options.objects, data_dir, most)
-            for split, most in names
+        shared: dict[str, Any] = {"name": options.name, "size": options.image_size, "data_dir": data_dir}
+        return (
+            ObjectSource(split=options.train_split, objects=options.objects, most=options.train_examples, **shared),
+            ObjectSource(split=options.test_split, objects=_ALL_OBJECTS, most=options.test_examples, **shared),
         )
-        return train, test
     # Any mean and deviation: digits are wanted as they are.
     plain = DataConfig(name=options.digits, validation=0, augmentation="none", mean=(0.5,), std=(0.5,))
     digits = load_dataset(plain, seed=0, data_dir=data_dir)

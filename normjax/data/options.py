@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class DataConfig(BaseModel):
@@ -38,3 +38,13 @@ class StreamConfig(BaseModel):
     concentration: float = Field(0.1, gt=0, description="of the Dirichlet distribution of skewed; small is skewed")
     drift: float = Field(0.0, ge=0, lt=1, description="how far brightness and contrast drift, with any stream; 0: not")
     drift_steps: int = Field(200, ge=2, description="steps of one wave of the drift")
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> "StreamConfig":
+        plain = type(self).model_fields
+        for field, stream in (("classes", "few_classes"), ("shards", "skewed"), ("concentration", "skewed")):
+            if self.name != stream and getattr(self, field) != plain[field].default:
+                raise ValueError(f"{field} is for stream.name={stream}, and stream.name={self.name}")
+        if not self.drift and self.drift_steps != plain["drift_steps"].default:
+            raise ValueError("drift_steps is for a drift, and drift=0")
+        return self

@@ -31,7 +31,7 @@ class SceneSource:
       size: side of a scene, in pixels.
       seed: decides all scenes.
       objects: most digits in a scene.
-      heights: smallest and largest height of a digit, in pixels.
+      heights: smallest and largest height of a digit, in pixels; None is 3/16 and 17/32 of ``size``.
 
     Example:
       >>> from normjax.data import load_source
@@ -48,10 +48,10 @@ class SceneSource:
         size: int = 64,
         seed: int = 0,
         objects: int = 6,
-        heights: tuple[float, float] = (12.0, 34.0),
+        heights: tuple[float, float] | None = None,
     ):
         self.digits, self.count, self.size, self.seed = digits, count, size, seed
-        self.objects, self.heights = objects, heights
+        self.objects, self.heights = objects, heights or (3 / 16 * size, 17 / 32 * size)
         self.classes = digits.classes
         self.channels, self.has_masks = 1, True
         self.name = f"scenes of {digits.name}"

@@ -22,7 +22,7 @@ class ObjectSource:
       name: as TFDS knows it, for example ``coco/2017`` or ``voc/2012``.
       split: as TFDS knows it.
       size: side of the square.
-      objects: most objects of a picture, the largest first.
+      objects: most objects of a picture, the largest first. Crowds and objects marked as difficult are left out.
       data_dir: where prepared data sets lie.
       most: how many pictures; None is all.
 
@@ -73,6 +73,9 @@ class ObjectSource:
         found = np.asarray(record["objects"]["bbox"], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
         found = found * np.array([shape[0], shape[1], shape[0], shape[1]], np.float32)
         area = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        for mark in ("is_crowd", "is_difficult"):
+            if mark in record["objects"]:
+                area = np.where(record["objects"][mark], 0, area)
         order = np.argsort(-area, kind="stable")[: self.objects]
         order = order[area[order] > 0]
         boxes, labels = np.zeros((self.objects, 4), np.float32), np.full(self.objects, -1, np.int32)

@@ -39,7 +39,8 @@ def draw_detections(
                     continue
                 shade = np.zeros((*mask.shape, 4))
                 shade[mask] = (1.0, 0.55, 0.1, 0.45)
-                axes.imshow(shade)
+                if mask.size:
+                    axes.imshow(shade)
                 left, top, right, bottom = box - 0.5
                 axes.add_patch(
                     Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="#ffb000", lw=1.2)

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from normjax.data.scenes import Scenes
+from normjax.errors import UserError
 from normjax.models.detector import Detections, Locations
 
 _CANDIDATES, _KEPT, _FAINTEST, _SAME = 100, 20, 0.05, 0.6
@@ -19,16 +21,17 @@ class Objects(NamedTuple):
     boxes: np.ndarray  # left, top, right, bottom in pixels, (objects, 4)
     labels: np.ndarray  # (objects,)
     scores: np.ndarray  # 0 to 1, (objects,)
-    masks: np.ndarray  # bool, (objects, height, width)
+    masks: np.ndarray  # bool, (objects, height, width); 0 x 0 where masks are not known
 
 
-def find_objects(said: Detections, where: Locations, size: tuple[int, int]) -> list[Objects]:
+def find_objects(said: Detections, where: Locations, size: tuple[int, int], *, masks: bool = True) -> list[Objects]:
     """The objects in each image: the surest locations, without those that mean the same object.
 
     Args:
       said: by the detector.
       where: its locations.
       size: height and width of the images.
+      masks: whether masks are made, where the detector has learned any.
     """
     classes, sides, centres, coefficients, prototypes = (np.asarray(part) for part in said)
     probability = _sigmoid(classes) * _sigmoid(centres)[..., None]
@@ -41,8 +44,10 @@ def find_objects(said: Detections, where: Locations, size: tuple[int, int]) -> l
         order = np.argsort(-scores[image], kind="stable")[:_CANDIDATES]
         order = order[scores[image, order] > _FAINTEST]
         order = order[suppress(boxes[image, order], labels[image, order])][:_KEPT]
-        masks = _masks(prototypes[image], coefficients[image, order], boxes[image, order], size)
-        found.append(Objects(boxes[image, order], labels[image, order], scores[image, order], masks))
+        shapes = np.zeros((len(order), 0, 0), bool)
+        if masks:
+            shapes = _masks(prototypes[image], coefficients[image, order], boxes[image, order], size)
+        found.append(Objects(boxes[image, order], labels[image, order], scores[image, order], shapes))
     return found
 
 
@@ -60,75 +65,70 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, threshold: float = _SAME) ->
     return np.array(kept, int)
 
 
-def average_precision(found: list[Objects], scenes: Scenes, classes: tuple[str, ...]) -> dict[str, float]:
-    """Average precision of boxes and masks [%], over IoU from 0.5 to 0.95 and at 0.5, by pycocotools.
+class Precision:
+    """Average precision of boxes and masks by pycocotools; pictures come in parts, and only outlines are kept of them.
 
     Args:
-      found: in each scene.
-      scenes: what there is; without masks (``instances`` all 0) only boxes are scored.
       classes: names of the classes.
+      size: height and width of the pictures.
+      masks: whether masks are scored, too.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
-    height, width = scenes.image.shape[1:3]
-    truth = COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": i, "height": height, "width": width} for i in range(len(found))],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
-        "annotations": _annotations(scenes),
-    }
-    told: dict[str, float] = {}
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth.createIndex()
-        for kind, name in (("bbox", "box"), ("segm", "mask")):
-            if kind == "segm" and not scenes.instances.any():
-                continue
-            results = _results(found)
-            precision = COCOeval(truth, truth.loadRes(results), kind) if results else None
-            if precision is not None:
-                precision.evaluate()
-                precision.accumulate()
-                precision.summarize()
-            told[f"{name}_ap"] = 0.0 if precision is None else 100 * float(precision.stats[0])
-            told[f"{name}_ap50"] = 0.0 if precision is None else 100 * float(precision.stats[1])
-    return told
+    def __init__(self, classes: Sequence[str], size: tuple[int, int], *, masks: bool):
+        self.classes, self.size, self.masks = classes, size, masks
+        self.pictures = 0
+        self._truth: list[dict[str, Any]] = []
+        self._found: list[dict[str, Any]] = []
 
+    def add(self, found: Sequence[Objects], scenes: Scenes) -> None:
+        """What was found in further pictures, and what is there."""
+        for image, objects in enumerate(found, self.pictures):
+            for box, label, score, mask in zip(*objects, strict=True):
+                self._found.append({**self._object(image, box, label, mask), "score": float(score)})
+        for image, parts in enumerate(zip(scenes.boxes, scenes.labels, scenes.instances, strict=True), self.pictures):
+            boxes, labels, instances = parts
+            for number in np.flatnonzero(labels >= 0):
+                mask = instances == number + 1
+                entry = self._object(image, boxes[number], labels[number], mask)
+                area = mask.sum() if self.masks else entry["bbox"][2] * entry["bbox"][3]
+                self._truth.append({**entry, "id": len(self._truth) + 1, "area": float(area), "iscrowd": 0})
+        self.pictures += len(found)
 
-def _annotations(scenes: Scenes) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    for image, (boxes, labels, instances) in enumerate(zip(scenes.boxes, scenes.labels, scenes.instances, strict=True)):
-        for number, label in enumerate(labels):
-            if label < 0:
-                continue
-            left, top, right, bottom = (float(side) for side in boxes[number])
-            mask = instances == number + 1
-            entry = {
-                "id": len(out) + 1,
-                "image_id": image,
-                "category_id": int(label),
-                "bbox": [left, top, right - left, bottom - top],
-                "area": float(mask.sum() or (right - left) * (bottom - top)),
-                "iscrowd": 0,
-                "segmentation": _encoded(mask),
-            }
-            out.append(entry)
-    return out
+    def figures(self) -> dict[str, float]:
+        """``box_ap`` over IoU from 0.5 to 0.95, ``box_ap50`` at 0.5, and the same for ``mask``, in percent.
 
+        Raises:
+          UserError: there is no object in any picture.
+        """
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
 
-def _results(found: list[Objects]) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": image,
-            "category_id": int(label),
-            "bbox": [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])],
-            "score": float(score),
-            "segmentation": _encoded(mask),
+        if not self._truth:
+            raise UserError("the test pictures hold no object, so nothing can be scored.")
+        height, width = self.size
+        truth = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": i, "height": height, "width": width} for i in range(self.pictures)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.classes)],
+            "annotations": self._truth,
         }
-        for image, objects in enumerate(found)
-        for box, label, score, mask in zip(*objects, strict=True)
-    ]
+        told = dict.fromkeys(("box_ap", "box_ap50", *(("mask_ap", "mask_ap50") if self.masks else ())), 0.0)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            truth.createIndex()
+            for kind, name in (("bbox", "box"), ("segm", "mask")):
+                if f"{name}_ap" in told and self._found:
+                    precision = COCOeval(truth, truth.loadRes(self._found), kind)
+                    precision.evaluate()
+                    precision.accumulate()
+                    precision.summarize()
+                    told[f"{name}_ap"], told[f"{name}_ap50"] = (100 * float(value) for value in precision.stats[:2])
+        return told
+
+    def _object(self, image: int, box: np.ndarray, label: int, mask: np.ndarray) -> dict[str, Any]:
+        left, top, right, bottom = (float(side) for side in box)
+        told = {"image_id": image, "category_id": int(label), "bbox": [left, top, right - left, bottom - top]}
+        return {**told, "segmentation": _encoded(mask)} if self.masks else told
 
 
 def _encoded(mask: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
 """Trains a detector on the backbone of a run, and scores it."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -18,15 +19,19 @@ from normjax.data.scenes import Scenes
 from normjax.detection.config import DetectionConfig
 from normjax.detection.loss import DetectionLosses, detection_losses
 from normjax.detection.picture import draw_detections
-from normjax.detection.scores import Objects, average_precision, find_objects
+from normjax.detection.scores import Objects, Precision, find_objects
 from normjax.errors import UserError
 from normjax.models.detector import Detections, Detector, locations
 from normjax.training.checkpoint import Checkpoints
+from normjax.training.config import load_config
 from normjax.training.evaluate import restore_network
 from normjax.training.optimizer import make_optimizer, make_schedule
 from normjax.training.parallel import DataParallel
-from normjax.training.run_directory import write_json
+from normjax.training.run_directory import RunDirectory, write_json
 from normjax.training.step import AXIS, Images
+
+_SHOWN = 6  # test pictures that are drawn
+_AT_A_TIME = 50  # test pictures
 
 
 class DetectorState(NamedTuple):
@@ -37,7 +42,7 @@ class DetectorState(NamedTuple):
 
 
 class Detecting(NamedTuple):
-    """A trained detector and what it does on the test pictures."""
+    """A trained detector, the first test pictures, and what it finds in them."""
 
     summary: dict[str, Any]
     scenes: Scenes
@@ -57,7 +62,7 @@ def train_detector(
       console: where progress is shown.
 
     Returns:
-      The summary with the average precisions, the test pictures, and what was found in them.
+      The summary with the average precisions, the first test pictures, and what was found in them.
 
     Raises:
       UserError: the run has another network, the data are missing or do not fit, pycocotools is not installed, or
@@ -66,27 +71,45 @@ def train_detector(
     console = console or Console(quiet=True)
     if importlib.util.find_spec("pycocotools") is None:
         raise UserError("the scores of a detector need pycocotools: pip install 'normjax[study]'.")
-    _remember(config, backbone, workdir)
-    session, trained, _ = restore_network(backbone)
-    if session.config.model.name != "convnet":
-        raise UserError(f"{backbone} trained {session.config.model.name}; a detector takes a convnet.")
+    run = RunDirectory(workdir)
+    run.acquire()
+    try:
+        return _carry_out(config, backbone, run, data_dir, console)
+    finally:
+        run.release()
+
+
+def _carry_out(
+    config: DetectionConfig, backbone: Path, run: RunDirectory, data_dir: Path | None, console: Console
+) -> Detecting:
+    session, trained, at = restore_network(backbone)
+    network = session.config.model
+    widths = network.widths or (64, 128, 256)
+    if network.name != "convnet" or len(widths) < 2:
+        raise UserError(
+            f"{backbone} trained {network.name} of {len(widths)} stages; a detector takes a convnet of two or more."
+        )
     train, test = load_scenes(config.data, seed=config.seed, data_dir=data_dir)
     if train.channels != session.info.image_shape[-1]:
         raise UserError(
             f"{backbone} was trained on images of {session.info.image_shape[-1]} channels, {train.name} has "
             f"{train.channels}."
         )
-    widths = session.config.model.widths or (64, 128, 256)
-    model = Detector(len(train.classes), session.config.norm.factory(), widths, config.features, config.prototypes)
+    parallel = DataParallel()
+    if config.batch_size % len(parallel.devices):
+        raise UserError(f"batch_size={config.batch_size} cannot be divided among {len(parallel.devices)} devices.")
     size = (config.data.image_size, config.data.image_size)
-    where = locations(size, len(widths))
+    try:
+        where = locations(size, len(widths))
+    except ValueError as error:
+        raise UserError(f"data.image_size: {error}") from error
+    norm, dtype = session.config.norm.factory(), jnp.dtype(network.dtype)
+    model = Detector(len(train.classes), norm, widths, config.features, config.prototypes, dtype)
     images = Images(session.info.mean, session.info.std)
     params, statistics = _initial(model, trained, (1, *size, train.channels), config.seed)
     total = math.ceil(config.epochs * len(train) / config.batch_size)
     optimizer = make_optimizer(config.optimizer, make_schedule(config, total))
-    parallel = DataParallel()
-    if config.batch_size % len(parallel.devices):
-        raise UserError(f"batch_size={config.batch_size} cannot be divided among {len(parallel.devices)} devices.")
+    _remember(config, {"run": str(backbone.resolve()), "step": at, "digest": _digest(trained)}, run)
 
     def detect(params: Any, pixels: jax.Array) -> Detections:
         said = model.apply({"params": params, **statistics}, images.scale(pixels))
@@ -107,33 +130,48 @@ def train_detector(
         moves, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return DetectorState(optax.apply_updates(state.params, moves), opt_state), each
 
-    state = _train(
-        config, DetectorState(params, optimizer.init(params)), step, train, total, workdir, parallel, console
-    )
-    scenes = test.read(range(len(test)))
-    found = _find(jax.jit(detect), state.params, scenes, where, size)
+    start = DetectorState(params, optimizer.init(params))
+    state = _train(config, start, step, train, total, run, parallel, console)
+    precision, shown = Precision(test.classes, size, masks=test.has_masks), min(_SHOWN, len(test))
+    found: list[Objects] = []
+    compiled = jax.jit(detect)
+    for rows in np.array_split(np.arange(len(test)), math.ceil(len(test) / _AT_A_TIME)):
+        scenes = test.read(rows)
+        said = jax.device_get(compiled(state.params, jnp.asarray(scenes.image)))
+        objects = find_objects(said, where, size, masks=test.has_masks)
+        precision.add(objects, scenes)
+        found += objects[: shown - len(found)]
     summary = {
-        "test": {**average_precision(found, scenes, test.classes), "examples": len(test)},
+        "test": {**precision.figures(), "examples": len(test)},
         "steps": total,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "backbone": str(backbone),
     }
-    write_json(workdir / "summary.json", summary)
-    draw_detections(scenes, [("found", found)], test.classes, workdir / "detections.png")
+    write_json(run.summary_file, summary)
+    scenes = test.read(range(shown))
+    draw_detections(scenes, [("found", found)], test.classes, run.path / "detections.png")
     return Detecting(summary, scenes, found)
 
 
-def _remember(config: DetectionConfig, backbone: Path, workdir: Path) -> None:
-    """Writes down what is trained, or checks that it is the same."""
-    file = workdir / "config.json"
-    description = {"backbone": str(backbone), **config.model_dump(mode="json")}
-    if file.exists() and json.loads(file.read_text()) != description:
-        raise UserError(f"{workdir} holds the training of another detector; give a new --workdir.")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written to: {error.strerror}.") from error
-    write_json(file, description)
+def _digest(trained: Any) -> str:
+    """Tells networks apart by their numbers."""
+    told = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+        told.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return told.hexdigest()
+
+
+def _remember(config: DetectionConfig, backbone: dict[str, Any], run: RunDirectory) -> None:
+    """Writes down what is trained on what, or checks that it is the same."""
+    file = run.path / "backbone.json"
+    if file.exists():
+        if json.loads(file.read_text()) != backbone or load_config(run.config_file, DetectionConfig) != config:
+            raise UserError(f"{run.path} holds the training of another detector; give a new --workdir.")
+        return
+    if foreign := sorted({entry.name for entry in run.path.iterdir()} - {".lock"}):
+        raise UserError(f"{run.path} is no directory of a detector: it holds {foreign[0]}; give a new --workdir.")
+    write_json(run.config_file, config.model_dump(mode="json"))
+    write_json(file, backbone)
 
 
 def _initial(model: Detector, trained: dict[str, Any], shape: tuple[int, ...], seed: int) -> tuple[Any, dict[str, Any]]:
@@ -156,12 +194,12 @@ def _train(
     step: Any,
     train: SceneReader,
     total: int,
-    workdir: Path,
+    run: RunDirectory,
     parallel: DataParallel,
     console: Console,
 ) -> DetectorState:
     state = jax.tree.map(np.asarray, state)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints = Checkpoints(run.checkpoints, keep=1)
     try:
         start = checkpoints.latest or 0
         if start:
@@ -188,11 +226,3 @@ def _train(
     finally:
         checkpoints.close()
     return state
-
-
-def _find(detect: Any, params: Any, scenes: Scenes, where: Any, size: tuple[int, int]) -> list[Objects]:
-    found: list[Objects] = []
-    for start in range(0, len(scenes.image), 50):
-        said = jax.device_get(detect(params, jnp.asarray(scenes.image[start : start + 50])))
-        found += find_objects(said, where, size)
-    return found

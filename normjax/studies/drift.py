@@ -32,7 +32,8 @@ def measure(path: Path, data_dir: Path | None) -> dict[str, Any]:
 
     Returns:
       For each layer in the order of the network, and for ``batch`` (single batches of the stream that it was trained
-      on) and ``kept`` (reference or running statistics): ``mean`` and ``deviation``.
+      on) and ``kept`` (reference or running statistics): ``mean`` and ``deviation``, None where all channels are
+      constant.
     """
     session, variables, _ = restore_network(path, "last")
     config = session.config
@@ -48,7 +49,7 @@ def measure(path: Path, data_dir: Path | None) -> dict[str, Any]:
         variance = flatten_dict(variables[kept_in])[*layer, "var"]
         batches = [_distance(batch[layer].mean, batch[layer].variance, whole) for batch in own]
         told["/".join(layer)] = {
-            "batch": {name: float(np.mean([batch[name] for batch in batches])) for name in ("mean", "deviation")},
+            "batch": {name: _mean([batch[name] for batch in batches]) for name in ("mean", "deviation")},
             "kept": _distance(kept[layer], variance, whole),
         }
     return told
@@ -99,9 +100,16 @@ def _pooled(batches: list[dict[tuple[str, ...], Moments]]) -> dict[tuple[str, ..
     return {layer: pool([batch[layer] for batch in batches]) for layer in batches[0]}
 
 
-def _distance(mean: Any, variance: Any, population: Moments) -> dict[str, float]:
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _distance(mean: Any, variance: Any, population: Moments) -> dict[str, float | None]:
     wide = np.asarray(population.m2 / population.count, np.float64)
     alive = wide > 1e-12  # channels that relu has silenced tell nothing
+    if not alive.any():
+        return {"mean": None, "deviation": None}
     off = np.abs(np.asarray(mean) - population.mean)[alive] / np.sqrt(wide[alive])
     ratio = np.abs(np.log(np.maximum(np.asarray(variance), 1e-12)[alive] / wide[alive])) / 2
     return {"mean": float(off.mean()), "deviation": float(ratio.mean())}

@@ -61,7 +61,8 @@ def draw_drift(results: Results, file: Path) -> None:
             ("kept", kept, {"color": "#1f5fa8"}),
         ):
             offset = -0.2 if name == "batch" else 0.2
-            heights = [run["probe"][layer][name]["mean"] for layer in layers]
+            # No bar where all channels of a layer are constant.
+            heights = [run["probe"][layer][name]["mean"] or 0.0 for layer in layers]
             axes.bar(np.arange(len(layers)) + offset, heights, 0.38, label=label, edgecolor="white", **style)
         axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
         axes.set(title=LABELS[contender], ylabel="distance of the mean [standard deviations]")

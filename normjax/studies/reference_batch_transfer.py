@@ -20,6 +20,7 @@ from normjax.studies.rates import chosen_rate
 from normjax.studies.trials import Results, Trial
 from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 
+REQUIRES = ("pycocotools",)
 SEEDS = (0, 1, 2)
 RATES = (0.02, 0.06, 0.2)
 BATCH, EPOCHS, EXAMPLES = 64, 1.0, 54_000
@@ -70,24 +71,30 @@ def table(results: Results) -> str:
         return "Inconclusive: no seed has all backbones.\n"
 
     def values(name: str, score: str) -> list[float]:
-        return [results[_key(name, seed)]["test"][score] for seed in seeds]
+        runs = [results[_key(name, seed)] for seed in seeds]
+        if score == "accuracy":
+            return [0.0 if "diverged" in run else 100 * run["pretraining"]["test"]["accuracy"] for run in runs]
+        return [0.0 if "diverged" in run else run["test"][score] for run in runs]
 
     rows = [
         [
             name,
-            str(estimate([100 * results[_key(name, seed)]["pretraining"]["test"]["accuracy"] for seed in seeds])),
+            str(estimate(values(name, "accuracy"))),
             *(str(estimate(values(name, score))) for score in _SCORES),
         ]
         for name in BACKBONES
     ]
     skewed, reference, _ = BACKBONES
     difference = [str(paired(values(reference, score), values(skewed, score))) for score in _SCORES]
-    first = results[_key(skewed, seeds[0])]
-    examples, scenes = first["test"]["examples"], first["config"]["detection"]["data"]["train_examples"]
+    whole = [run for name in BACKBONES for seed in seeds if "diverged" not in (run := results[_key(name, seed)])]
+    if not whole:
+        return "Inconclusive: all runs diverged.\n"
+    first, data = whole[0], whole[0]["config"]["detection"]["data"]
+    examples, scenes = first["test"]["examples"], data["train_examples"]
     said = (
         f"Average precision [%] on {examples:,} scenes after training on {scenes:,}, mean over {len(seeds)} seed(s) ± "
         f"half of the 95 % interval; detector of {first['parameters']:,} parameters. Accuracy [%] is the "
-        "backbone's on MNIST's test set.\n"
+        "backbone's on MNIST's test set. A run that diverged counts as 0.\n"
     )
     return "\n".join(
         [
@@ -102,7 +109,7 @@ def table(results: Results) -> str:
 
 def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     """What the detectors of the first seed find: ``STEM-detections.png``."""
-    runs = {name: results[_key(name, 0)] for name in BACKBONES if _key(name, 0) in results}
+    runs = {name: results[_key(name, 0)] for name in BACKBONES if "found" in results.get(_key(name, 0), {})}
     if not runs:
         return
     options = SceneConfig.model_validate(next(iter(runs.values()))["config"]["detection"]["data"])

@@ -1,5 +1,6 @@
 """A study from its first run to its tables and figures."""
 
+import importlib.util
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,8 @@ def carry_out_study(
     """
     console = console or Console(quiet=True)
     study = find_study(name)
+    if missing := [package for package in study.REQUIRES if importlib.util.find_spec(package) is None]:
+        raise UserError(f"the study needs {missing[0]}: pip install 'normjax[study]'.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,6 +53,9 @@ def carry_out_study(
             lambda results: study.plan(results, budget), file, data_dir=data_dir, jobs=jobs, console=console
         )
     text = study.table(results)
-    file.with_suffix(".md").write_text(text)
+    try:
+        file.with_suffix(".md").write_text(text)
+    except OSError as error:
+        raise UserError(f"{file.with_suffix('.md')} cannot be written: {error.strerror}.") from error
     study.draw(results, file.with_suffix(""), data_dir)
     console.print(text, highlight=False, markup=False)

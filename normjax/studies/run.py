@@ -1,6 +1,6 @@
-"""One run of a study, in a process of its own: reads a task as JSON, writes what it gave as the last line.
+"""One run of a study, in a process of its own: reads a task, a line of JSON, and writes what it gave as the last line.
 
-python -m normjax.studies.run PROCESSOR ... < task.json
+It ends when its input ends: a study that is stopped leaves no runs behind.
 """
 
 import importlib
@@ -8,12 +8,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_SHOWN = 6  # test scenes whose objects are kept for a picture
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
@@ -72,26 +71,36 @@ def _transfer(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, An
             # Rows of the pixels that belong to the object, as bits.
             "masks": [np.packbits(mask).tobytes().hex() for mask in objects.masks],
         }
-        for objects in done.found[:_SHOWN]
+        for objects in done.found
     ]
     kept = {name: done.summary[name] for name in ("test", "steps", "parameters")}
     return {**kept, "pretraining": pretrained, "found": shown}
 
 
 def commit() -> str | None:
-    """The commit that runs, with ``-dirty`` where the files are not those of it; None where there is no repository."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or None
+    """The commit that runs, with ``-dirty`` where normjax is not as it has it; None where there is no repository."""
+    where = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    if head.returncode:
+        return None
+    changed = git("diff", "--quiet", "HEAD", "--", ".").returncode
+    return head.stdout.strip() + ("-dirty" if changed else "")
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended, whose end of the pipe then closes."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
         # Before JAX counts the processors for its threads.
         os.sched_setaffinity(0, {int(number) for number in sys.argv[1:]})
-    print(json.dumps(run(json.load(sys.stdin))))
+    given = json.loads(sys.stdin.readline())
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    print(json.dumps(run(given)))

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from normjax.detection.config import TransferConfig
 from normjax.errors import UserError
-from normjax.training.config import TrainConfig
+from normjax.training.config import TrainConfig, parse_config
 from normjax.training.run_directory import write_json
 
 Results = dict[str, dict[str, Any]]  # what each run gave, by its key
@@ -51,7 +51,8 @@ def carry_out(
       The results of all runs.
 
     Raises:
-      UserError: a run failed, other than by losses that are not finite: these are a result.
+      UserError: a run failed, other than by losses that are not finite (these are a result), or the file holds runs
+        with another config.
     """
     console = console or Console(quiet=True)
     results = read_results(file)
@@ -64,12 +65,14 @@ def carry_out(
         bar = progress.add_task("runs", total=len(plan(results)), completed=len(results))
         free = list(range(max(jobs, 1)))
         running: dict[Future[dict[str, Any]], tuple[Trial, int]] = {}
+        failure: BaseException | None = None
         while True:
             trials = plan(results)
+            _check_same(trials, results, file)
             progress.update(bar, total=len(trials), completed=len(results))
             busy = {trial.key for trial, _ in running.values()}
             waiting = [trial for trial in trials if trial.key not in results and trial.key not in busy]
-            for trial in waiting[: len(free)]:
+            for trial in waiting[: len(free)] if failure is None else []:
                 place = free.pop()
                 running[pool.submit(_run, trial, scratch, data_dir, place, jobs)] = (trial, place)
             if not running:
@@ -78,32 +81,52 @@ def carry_out(
             for future in done:
                 trial, place = running.pop(future)
                 free.append(place)
-                results[trial.key] = _result(future, pool)
+                if error := future.exception():
+                    # The runs beside it end first: what they give is kept.
+                    failure = failure or error
+                    continue
+                results[trial.key] = future.result()
                 write_json(file, results)
-                shutil.rmtree(scratch / trial.key.replace("/", "-"), ignore_errors=True)
+                shutil.rmtree(scratch / _folder(trial.key), ignore_errors=True)
                 console.print(_line(trial.key, results[trial.key]), highlight=False)
+    if failure is not None:
+        raise failure
     shutil.rmtree(scratch, ignore_errors=True)
     return results
 
 
 def read_results(file: Path) -> Results:
-    """The raw numbers of a study; none where there is no file."""
-    return json.loads(file.read_text()) if file.exists() else {}
+    """The raw numbers of a study; none where there is no file.
 
-
-def _result(future: "Future[dict[str, Any]]", pool: ThreadPoolExecutor) -> dict[str, Any]:
+    Raises:
+      UserError: the file is damaged.
+    """
     try:
-        return future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from error
+
+
+def _check_same(trials: Sequence[Trial], results: Results, file: Path) -> None:
+    """Refuses results of runs that are not those of the plan: numbers of two studies must not share a table."""
+    for trial in trials:
+        if trial.key in results and parse_config(results[trial.key]["config"], type(trial.config)) != trial.config:
+            raise UserError(
+                f"{file} holds the run {trial.key} with another config than the study has now; "
+                "remove that run from it, or give another folder by --results."
+            )
+
+
+def _folder(key: str) -> str:
+    return key.replace("/", "-")
 
 
 def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: int) -> dict[str, Any]:
+    workdir = scratch / _folder(trial.key)
     task = {
         "kind": type(trial.config).__name__,
         "config": trial.config.model_dump(mode="json"),
-        "workdir": str(scratch / trial.key.replace("/", "-")),
+        "workdir": str(workdir),
         "data_dir": data_dir and str(data_dir),
         "probe": trial.probe,
     }
@@ -112,18 +135,32 @@ def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: i
 
         return run(task)
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    done = subprocess.run(
-        [sys.executable, "-m", "normjax.studies.run", *map(str, processors[place::jobs])],
-        input=json.dumps(task),
-        # Seeds run the same programs: they are compiled once.
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"run {trial.key} of the study failed: {_last_line(done.stderr)}")
-    return json.loads(done.stdout.splitlines()[-1])
+    scratch.mkdir(parents=True, exist_ok=True)
+    told, complaint = workdir.with_suffix(".told"), workdir.with_suffix(".errors")
+    with told.open("w+") as out, complaint.open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "normjax.studies.run", *map(str, processors[place::jobs])],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=errors,
+            # Seeds run the same programs: they are compiled once.
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled")},
+            text=True,
+        )
+        assert process.stdin is not None
+        # Left open: when this process ends, however it ends, the run reads the end of it and ends as well.
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+        code = process.wait()
+        process.stdin.close()
+        if code:
+            errors.seek(0)
+            raise UserError(f"run {trial.key} of the study failed: {_last_line(errors.read())}")
+        out.seek(0)
+        result = json.loads(out.read().splitlines()[-1])
+    told.unlink()
+    complaint.unlink()
+    return result
 
 
 def _last_line(text: str) -> str:

@@ -72,9 +72,15 @@ class ReferenceConfig(Section):
     draw: Literal["balanced", "random"] = Field(
         "balanced", description="of the training split by the seed: as many of each class, or any"
     )
-    refresh: Annotated[int, Field(ge=1)] | Literal["once"] = Field(
+    refresh: int | Literal["once"] = Field(
         1, description="steps between reference passes (with 1 gradients flow into them); once: before training"
     )
+
+    @model_validator(mode="after")
+    def _refresh_is_possible(self) -> "ReferenceConfig":
+        if self.refresh != "once" and self.refresh < 1:
+            raise ValueError(f"refresh={self.refresh} is out of range; use 1 or more, or once")
+        return self
 
 
 class OptimizerConfig(Section):

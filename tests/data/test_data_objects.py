@@ -68,9 +68,7 @@ def test_a_data_set_without_objects_is_refused(tmp_path):
     write_records(
         tmp_path, "plain", {"train": [{"image": encoded(np.ones((4, 4, 3), np.uint8)), "label": 0}]}, features
     )
-    with pytest.raises(
-        UserError, match=r"plain has no image with objects \(bbox, label\); its features are image, label"
-    ):
+    with pytest.raises(UserError, match=r"plain has no image with objects \(bbox, label\); its features are"):
         ObjectSource("plain", "train", 40, 2, tmp_path)
 
 

@@ -73,7 +73,8 @@ def test_a_large_concentration_skews_little():
 
 @pytest.mark.parametrize("name", ["shuffled", "few_classes", "sorted", "skewed"])
 def test_a_step_has_its_examples_wherever_reading_starts(name):
-    options = StreamConfig(name=name, shards=4, drift=0.5, drift_steps=9)
+    shards = {"shards": 4} if name == "skewed" else {}
+    options = StreamConfig(name=name, **shards, drift=0.5, drift_steps=9)
     stream = make_stream(options, source(), batch_size=20, seed=1)
     read = {"batch_size": 20, "seed": 1, "stream": stream, "drift": make_drift(options)}
     whole = list(training_batches(source(), identity(), start=0, stop=12, **read))
@@ -114,6 +115,19 @@ def test_without_drift_pixels_stay():
 def test_what_does_not_fit_is_told(options, batch_size, message):
     with pytest.raises(UserError, match=message):
         make_stream(StreamConfig(**options), source(), batch_size=batch_size, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 3}, "classes is for stream.name=few_classes, and stream.name=shuffled"),
+        ({"name": "sorted", "shards": 4}, "shards is for stream.name=skewed, and stream.name=sorted"),
+        ({"drift_steps": 10}, "drift_steps is for a drift, and drift=0"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        StreamConfig(**options)
 
 
 def test_labels_that_are_not_known_are_asked_for():

@@ -5,8 +5,9 @@ import pytest
 from test_detection_loss import SIZE, WHERE, perfect
 
 from normjax.data import load_source
-from normjax.data.scenes import SceneSource
-from normjax.detection.scores import Objects, average_precision, find_objects, suppress
+from normjax.data.scenes import Scenes, SceneSource
+from normjax.detection.scores import Objects, Precision, find_objects, suppress
+from normjax.errors import UserError
 
 CLASSES = tuple("0123456789")
 
@@ -14,6 +15,13 @@ CLASSES = tuple("0123456789")
 @pytest.fixture(scope="module")
 def scenes():
     return SceneSource(load_source("digits", "train", seed=0, data_dir=None), 12, size=SIZE, seed=1).read(range(12))
+
+
+def average_precision(found, scenes, classes, parts=1):
+    precision = Precision(classes, (SIZE, SIZE), masks=bool(scenes.instances.any()))
+    for rows in np.array_split(np.arange(len(found)), parts):
+        precision.add([found[row] for row in rows], Scenes(*(part[rows] for part in scenes)))
+    return precision.figures()
 
 
 def truth(scenes):
@@ -45,6 +53,19 @@ def test_a_box_counts_up_to_its_overlap(scenes):
         cut.append(found._replace(boxes=boxes))
     scores = average_precision(cut, scenes, CLASSES)
     np.testing.assert_allclose((scores["box_ap"], scores["box_ap50"]), (30.0, 100.0))
+
+
+def test_pictures_may_come_in_parts(scenes):
+    found = [objects._replace(boxes=objects.boxes + 2.0) for objects in truth(scenes)]
+    whole = average_precision(found, scenes, CLASSES)
+    assert average_precision(found, scenes, CLASSES, parts=5) == whole
+    assert 0 < whole["box_ap"] < 100
+
+
+def test_without_an_object_there_is_no_score(scenes):
+    empty = scenes._replace(labels=np.full_like(scenes.labels, -1))
+    with pytest.raises(UserError, match="the test pictures hold no object"):
+        average_precision(truth(scenes), empty, CLASSES)
 
 
 def test_nothing_found_scores_nothing(scenes):

@@ -72,10 +72,26 @@ def test_it_learns_and_goes_on_where_it_stopped(backbone, monkeypatch, tmp_path)
 
 
 def test_another_training_in_the_same_directory_is_refused(backbone, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    train_detector(config(epochs=1), backbone, tmp_path / "run", data_dir=None)
     with pytest.raises(UserError, match="holds the training of another detector; give a new --workdir"):
         train_detector(config(), backbone, tmp_path / "run", data_dir=None)
+    # The same directory, but the network in it is another one: what was fine-tuned does not belong to it.
+    remembered = json.loads((tmp_path / "run" / "backbone.json").read_text())
+    (tmp_path / "run" / "backbone.json").write_text(json.dumps({**remembered, "digest": "another"}))
+    with pytest.raises(UserError, match="holds the training of another detector; give a new --workdir"):
+        train_detector(config(epochs=1), backbone, tmp_path / "run", data_dir=None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear all")
+    with pytest.raises(UserError, match=r"holds letter.txt; give a new --workdir"):
+        train_detector(config(), backbone, tmp_path / "other", data_dir=None)
+
+
+def test_a_mistake_leaves_no_trace(backbone, tmp_path):
+    with pytest.raises(UserError, match="is no run directory"):
+        train_detector(config(), tmp_path / "nothing", tmp_path / "run", data_dir=None)
+    with pytest.raises(UserError, match="cannot be divided among 8 devices"):
+        train_detector(config(batch_size=12), backbone, tmp_path / "run", data_dir=None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(backbone, tmp_path):
@@ -85,7 +101,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(backbone, tmp_path):
 
 
 def test_another_network_is_refused(straight_run, tmp_path):
-    with pytest.raises(UserError, match="trained mlp; a detector takes a convnet"):
+    with pytest.raises(UserError, match="trained mlp of 2 stages; a detector takes a convnet"):
         train_detector(config(), straight_run.path, tmp_path / "run", data_dir=None)
 
 

@@ -15,7 +15,7 @@ from normjax.training import loop
 pytest_plugins = ["real_data"]
 
 RESULTS = Path(__file__).parents[2] / "results"
-BASE = {"steps": 2110, "parameters": 138_618, "config": {"batch_size": 64}}
+BASE = {"steps": 2110, "parameters": 138_618, "config": {"batch_size": 64, "data": {"train_split": "train"}}}
 
 
 def run(accuracy, examples=10_000):

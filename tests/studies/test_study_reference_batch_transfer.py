@@ -57,6 +57,12 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     assert "| reference less batch norm | 2.00 ± 0.00 | 2.00 ± 0.00 | 2.00 ± 0.00 | 0.00 ± 0.00 |" in text
 
 
+def test_runs_that_diverged_count_as_nothing():
+    results = compared()
+    results["transfer/BatchNorm, two classes/0"] = {"diverged": "step 3: 10 steps in a row were not finite"}
+    assert f"| {np.mean([0, 51, 54]):.2f} ±" in table(results)
+
+
 def test_without_a_whole_seed_nothing_is_concluded():
     results = compared()
     for seed in range(3):

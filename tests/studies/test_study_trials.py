@@ -1,6 +1,9 @@
 """The harness of the studies: results are kept as they come, what is there is not run again, what fails is told."""
 
 import json
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -24,7 +27,7 @@ def ran(monkeypatch):
         keys.append(trial.key)
         if trial.key == "broken":
             raise UserError("run broken of the study failed: why")
-        return {"test": {"accuracy": 0.5}, "seconds": {"training": 1.0}}
+        return {"config": trial.config.model_dump(mode="json"), "test": {"accuracy": 0.5}}
 
     monkeypatch.setattr(trials, "_run", run)
     return keys
@@ -52,6 +55,59 @@ def test_a_run_that_fails_ends_the_study_and_keeps_what_there_was(ran, tmp_path)
         carry_out(lambda _: [trial("a"), trial("broken"), trial("c")], file, data_dir=None, jobs=1)
     assert set(json.loads(file.read_text())) == {"a"}
     assert "c" not in ran
+
+
+def test_a_run_that_fails_does_not_cost_the_one_beside_it(ran, monkeypatch, tmp_path):
+    beside = threading.Event()
+    plain = trials._run
+
+    def run(trial, *arguments):
+        if trial.key == "slow":
+            assert beside.wait(30)
+        if trial.key == "broken":
+            threading.Timer(0.2, beside.set).start()
+        return plain(trial, *arguments)
+
+    monkeypatch.setattr(trials, "_run", run)
+    file = tmp_path / "study.json"
+    with pytest.raises(UserError, match="run broken of the study failed"):
+        carry_out(lambda _: [trial("slow"), trial("broken"), trial("c")], file, data_dir=None, jobs=2)
+    assert set(json.loads(file.read_text())) == {"slow"}
+    assert "c" not in ran
+
+
+def test_runs_with_another_config_are_not_taken_for_those_of_the_study(ran, tmp_path):
+    file = tmp_path / "study.json"
+    carry_out(lambda _: [trial("a")], file, data_dir=None, jobs=1)
+    with pytest.raises(UserError, match="holds the run a with another config than the study has now"):
+        carry_out(lambda _: [trial("a", epochs=7)], file, data_dir=None, jobs=1)
+    # A field that a later version adds has its default in what was written before.
+    results = json.loads(file.read_text())
+    del results["a"]["config"]["stream"]
+    file.write_text(json.dumps(results))
+    carry_out(lambda _: [trial("a")], file, data_dir=None, jobs=1)
+    assert ran == ["a"]
+
+
+def test_damaged_results_are_told(tmp_path):
+    (tmp_path / "study.json").write_text('{"a": ')
+    with pytest.raises(UserError, match=r"study.json is not JSON"):
+        trials.read_results(tmp_path / "study.json")
+
+
+def test_a_run_ends_when_the_study_does(tmp_path):
+    # A study that is killed must leave no run behind, which would hold its directory against the next.
+    task = {"kind": "TrainConfig", "config": {"epochs": 10_000}, "workdir": str(tmp_path / "run"), "data_dir": None}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "normjax.studies.run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    process.stdin.write(json.dumps({**task, "probe": None}) + "\n")
+    process.stdin.close()
+    assert process.wait(timeout=60) == 1
 
 
 def test_a_run_is_a_process_of_its_own_and_its_numbers_are_its_summary(tmp_path):

@@ -166,7 +166,9 @@ def test_a_reference_that_no_layer_wants_is_refused():
         parse_config({"reference": {"size": 32}})
 
 
-@pytest.mark.parametrize(("value", "message"), [(0, "reference.refresh"), ("twice", "reference.refresh")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "refresh=0 is out of range; use 1 or more, or once"), ("twice", "reference.refresh")]
+)
 def test_a_refresh_that_is_not_known_is_refused(value, message):
     with pytest.raises(UserError, match=message):
         parse_config({"norm": NORM, "reference": {"refresh": value}})
