@@ -90,16 +90,17 @@ def contender(name: Annotated[str, tyro.conf.Positional], network: str, batch: i
     print(json.dumps({"ms": float(timed.reshape(-1, EVERY).mean(1).min() if refresh else np.median(timed))}))
 
 
-def main(rounds: int = 3, threads: int = 2) -> None:
-    """Prints the table.
+def main(networks: tuple[str, ...] = NETWORKS, rounds: int = 3, threads: int = 2) -> None:
+    """Prints a table for each network and batch.
 
     Args:
+        networks: which
         rounds: how often each contender runs
         threads: processors a contender may use
     """
-    table = Table("network", "batch", "rule", "ms a step", "times batch norm", "(n + B) / B")
-    for network in NETWORKS:
+    for network in networks:
         for batch in BATCHES:
+            table = Table("rule", "ms a step", "times batch norm", "(n + B) / B", title=f"{network}, batch of {batch}")
             where = ["--network", network, "--batch", str(batch)]
             commands = {
                 name: ["-m", "benchmarks.reference", "contender", name, *where] for name in ("batch norm", *RULES)
@@ -109,8 +110,8 @@ def main(rounds: int = 3, threads: int = 2) -> None:
                 ratios = [a["ms"] / b["ms"] for a, b in zip(results[name], results["batch norm"], strict=True)]
                 bound = f"{(REFERENCE + batch) / batch:.2f}" if "every step" in name else ""
                 ms, ratio = median(results[name], "ms"), np.median(ratios)
-                table.add_row(network, str(batch), name, f"{ms:.1f}", f"{ratio:.2f}", bound)
-    Console().print(table)
+                table.add_row(name, f"{ms:.1f}", f"{ratio:.2f}", bound)
+            Console().print(table)
 
 
 if __name__ == "__main__":
