@@ -12,6 +12,8 @@ _ORDER = 1  # what the seed is used for, so that no two uses share their numbers
 def example_order(size: int, seed: int | tuple[int, ...], start: int, stop: int) -> np.ndarray:
     """Indices of the examples at the global positions start to stop, in training.
 
+    The permutations of all epochs lie one behind the other, so every example comes exactly once an epoch.
+
     Args:
       size: examples in an epoch.
       seed: decides the permutation of each epoch; several numbers for orders beside each other.

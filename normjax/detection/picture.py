@@ -9,7 +9,7 @@ from normjax.data.scenes import Scenes
 from normjax.detection.scores import Objects
 from normjax.training.plots import new_figure, save_figure
 
-_SURE = 0.3  # fainter objects are not drawn
+SURE = 0.3  # fainter objects are not drawn
 
 
 def draw_detections(
@@ -35,7 +35,7 @@ def draw_detections(
             axes.set_xticks([])
             axes.set_yticks([])
             for box, label, score, mask in zip(*found[i], strict=True):
-                if score < _SURE:
+                if score < SURE:
                     continue
                 shade = np.zeros((*mask.shape, 4))
                 shade[mask] = (1.0, 0.55, 0.1, 0.45)

@@ -1,4 +1,4 @@
-"""Objects out of what a detector says, and their average precision by the rules of COCO."""
+"""Objects out of what a detector says, and their average precision by pycocotools."""
 
 import contextlib
 import io

@@ -297,13 +297,12 @@ class ReferenceBatchNormRule:
 
     def _examples(self, x: Array, mask: Array | None) -> Array:
         """How many examples the reference batch has, of all devices; one counts where any of its values does."""
-        valid = jnp.ones((x.shape[0],), bool)
-        if mask is not None:
-            whole = expand_mask(mask, x)
-            assert whole is not None
-            valid &= whole.any(tuple(range(1, x.ndim)))
-        count = valid.sum(dtype=jnp.float32)
-        return count if self.axis_name is None else lax.psum(count, self.axis_name)
+        count: Any = x.shape[0]  # a number, whose sum over the devices is known without asking them
+        whole = expand_mask(mask, x)
+        if whole is not None:
+            valid = whole.any(tuple(range(1, x.ndim)))
+            count = jnp.broadcast_to(valid, (x.shape[0],)).sum(dtype=jnp.float32)
+        return jnp.asarray(count if self.axis_name is None else lax.psum(count, self.axis_name), jnp.float32)
 
     def initialize(self, x: Array, affine: Affine, mask: Array | None) -> Array:
         """The activations by which a network makes its parameters: there is no reference yet, and no devices."""

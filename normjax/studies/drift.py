@@ -42,15 +42,14 @@ def measure(path: Path, data_dir: Path | None) -> dict[str, Any]:
     own = _moments(session, variables, dataset, config.stream)
     population = _pooled(_moments(session, variables, dataset, StreamConfig()))
     kept_in = REFERENCE_STATS if REFERENCE_STATS in variables else BATCH_STATS
-    kept = {path[:-1]: value for path, value in flatten_dict(variables[kept_in]).items() if path[-1] == "mean"}
+    kept = flatten_dict(variables[kept_in])
     told: dict[str, Any] = {}
     for layer in own[0]:
         whole = population[layer]
-        variance = flatten_dict(variables[kept_in])[*layer, "var"]
         batches = [_distance(batch[layer].mean, batch[layer].variance, whole) for batch in own]
         told["/".join(layer)] = {
             "batch": {name: _mean([batch[name] for batch in batches]) for name in ("mean", "deviation")},
-            "kept": _distance(kept[layer], variance, whole),
+            "kept": _distance(kept[*layer, "mean"], kept[*layer, "var"], whole),
         }
     return told
 
@@ -61,8 +60,6 @@ def _moments(
     """The moments of each of some training batches, by layer."""
     config, images = session.config, Images(session.info.mean, session.info.std)
     model = session.model.clone(norm=config.norm.factory())  # on one device
-    statistics = {name: value for name, value in variables.items() if name != BATCH_MOMENTS}
-
     calls: list[tuple[str, ...]] = []  # paths of the modules in the order of the network
 
     def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -72,7 +69,7 @@ def _moments(
     @jax.jit
     def step(pixels: jax.Array) -> Any:
         with nn.intercept_methods(note):
-            _, told = model.apply(statistics, images.scale(pixels), train=True, mutable=[BATCH_MOMENTS])
+            _, told = model.apply(variables, images.scale(pixels), train=True, mutable=[BATCH_MOMENTS])
         return told[BATCH_MOMENTS]
 
     batches = training_batches(

@@ -5,25 +5,19 @@ of two classes, batches of one class. The learning rate of each contender is cho
 seed at a fifth of the length. Comparisons are paired over seeds.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from normjax.data.options import DataConfig, StreamConfig
 from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.network import convnet_config, steps_of
 from normjax.studies.rates import chosen_rate
-from normjax.studies.trials import Results, Trial, accuracies
-from normjax.training.config import (
-    ModelConfig,
-    NormConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from normjax.studies.trials import Results, Trial
+from normjax.training.config import NormConfig, ReferenceConfig, TrainConfig
 
 REQUIRES = ()
-EPOCHS, BATCH, IMAGES = 3.0, 64, 45_000
+EPOCHS, IMAGES = 3.0, 45_000
 SEEDS = (0, 1, 2)
 RATES = (0.02, 0.06, 0.2)
 STREAMS = {
@@ -31,6 +25,14 @@ STREAMS = {
     "two classes": StreamConfig(name="few_classes", classes=2),
     "one class": StreamConfig(name="few_classes", classes=1),
 }
+_DATA = DataConfig(
+    name="cifar10",
+    validation=0.1,
+    augmentation="crop_flip",
+    padding=4,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
 TUNED_AS = {"shuffled": "shuffled", "two classes": "two classes", "one class": "two classes"}
 _REFERENCE_MODES = ("virtual", "mixed", "fixed", "renorm")
 BASELINES = ("batch_norm", "batch_renorm", "group_norm")
@@ -57,9 +59,10 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
       budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate, a part of the data and
         a smaller network.
     """
-    rates = RATES if budget >= 0.1 else RATES[1:2]
+    small = budget < 0.1
+    rates = RATES[1:2] if small else RATES
     tuning = [
-        Trial(_tuning_key(stream, contender, rate), _config(contender, stream, 0, rate, budget / 5))
+        Trial(_tuning_key(stream, contender, rate), _config(contender, stream, 0, rate, budget / 5, small=small))
         for stream in dict.fromkeys(TUNED_AS.values())
         for contender in CONTENDERS
         for rate in rates
@@ -74,7 +77,7 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
                 rate = best_rate(results, stream, contender, rates)
                 if rate is not None:
                     probe = "drift" if seed == 0 and contender in ("batch_norm", "virtual") else None
-                    config = _config(contender, stream, seed, rate, budget)
+                    config = _config(contender, stream, seed, rate, budget, small=small)
                     comparison.append(Trial(_key(stream, contender, seed), config, probe))
     return tuning + comparison
 
@@ -122,33 +125,18 @@ def _tuning_key(stream: str, contender: str, rate: float) -> str:
     return f"tuning/{stream}/{contender}/{rate:g}"
 
 
-def _config(contender: str, stream: str, seed: int, rate: float, budget: float) -> TrainConfig:
-    # A trial of the study has less of everything: it shows that all of it runs, and nothing else.
-    whole = budget >= 0.1 / 5
-    train, test = ("train", "test") if whole else ("train[:2%]", "test[:2%]")
-    epochs = EPOCHS * budget * (1 if whole else 50)
-    steps = max(1, round(EPOCHS * budget * IMAGES / BATCH))
-    return TrainConfig(
+def _config(contender: str, stream: str, seed: int, rate: float, share: float, *, small: bool) -> TrainConfig:
+    steps = steps_of(EPOCHS * share * IMAGES)
+    return convnet_config(
+        _DATA,
+        epochs=EPOCHS * share,
+        steps=steps,
+        small=small,
         seed=seed,
-        epochs=epochs,
-        batch_size=BATCH,
-        data=DataConfig(
-            name="cifar10",
-            train_split=train,
-            test_split=test,
-            validation=0.1,
-            augmentation="crop_flip",
-            padding=4,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
-        ),
+        rate=rate,
         stream=STREAMS[stream],
-        model=ModelConfig(name="convnet", widths=(16, 32, 64) if whole else (8, 8), dense=(64,) if whole else ()),
         norm=_norm(contender, steps),
-        reference=_reference(contender),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=rate, momentum=0.9, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="one_cycle", peak=0.3),
-        run=RunConfig(threads=1, log_every=50, validate_every=max(10, steps // 12), keep=1),
+        reference=ReferenceConfig(refresh="once") if contender == ONCE else ReferenceConfig(),
     )
 
 
@@ -166,16 +154,12 @@ def _norm(contender: str, steps: int) -> NormConfig:
             return NormConfig(name="reference_batch_norm", options={"mode": contender.split(",")[0]})
 
 
-def _reference(contender: str) -> ReferenceConfig:
-    return ReferenceConfig(refresh="once") if contender == ONCE else ReferenceConfig()
-
-
 def _accuracy_table(results: Results, seeds: list[int]) -> str:
     rows = []
     for contender in CONTENDERS:
         cells = []
         for stream in STREAMS:
-            values = accuracies(results, [_key(stream, contender, seed) for seed in _seeds(results, stream, seeds)])
+            values = _accuracies(results, [_key(stream, contender, seed) for seed in _seeds(results, stream, seeds)])
             cells.append(str(estimate(values)) if values else "not run")
         rows.append([LABELS[contender], *cells])
     return markdown(["norm", *STREAMS], rows)
@@ -187,7 +171,7 @@ def _difference_table(results: Results, seeds: list[int]) -> str:
         cells = []
         for stream, other in (("shuffled", "batch_norm"), ("two classes", "group_norm"), ("two classes", "batch_norm")):
             both = [
-                accuracies(results, [_key(stream, name, seed) for seed in _seeds(results, stream, seeds)])
+                _accuracies(results, [_key(stream, name, seed) for seed in _seeds(results, stream, seeds)])
                 for name in (contender, other)
             ]
             same = contender == other or not both[0] or not both[1]
@@ -216,10 +200,17 @@ def _rate_table(results: Results) -> str:
     return markdown(["norm", *dict.fromkeys(TUNED_AS.values())], rows) if rows else ""
 
 
+def _accuracies(results: Results, keys: Sequence[str]) -> list[float] | None:
+    """Test accuracies [%] of runs, 0 where one diverged; None where one is missing."""
+    if any(key not in results for key in keys):
+        return None
+    return [0.0 if "diverged" in results[key] else 100 * results[key]["test"]["accuracy"] for key in keys]
+
+
 def _means(results: Results, stream: str) -> dict[str, float]:
     """Mean test accuracy of each contender, over the seeds that all have."""
     seeds = _seeds(results, stream, list(SEEDS))
-    values = {name: accuracies(results, [_key(stream, name, seed) for seed in seeds]) for name in CONTENDERS}
+    values = {name: _accuracies(results, [_key(stream, name, seed) for seed in seeds]) for name in CONTENDERS}
     return {name: estimate(found).mean for name, found in values.items() if found}
 
 

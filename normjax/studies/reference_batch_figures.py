@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normjax.studies.reference_batch import BATCH, CONTENDERS, LABELS, STREAMS, runs_of
+from normjax.studies.network import BATCH
+from normjax.studies.reference_batch import CONTENDERS, LABELS, STREAMS, runs_of
 from normjax.studies.trials import Results
 from normjax.training.plots import new_figure, save_figure
 

@@ -16,14 +16,16 @@ from normjax.detection.config import DetectionConfig, SceneConfig, TransferConfi
 from normjax.detection.picture import draw_detections
 from normjax.detection.scores import Objects
 from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.network import convnet_config, steps_of
 from normjax.studies.rates import chosen_rate
 from normjax.studies.trials import Results, Trial
-from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+from normjax.training.config import NormConfig, ReferenceConfig, TrainConfig
 
 REQUIRES = ("pycocotools",)
 SEEDS = (0, 1, 2)
 RATES = (0.02, 0.06, 0.2)
-BATCH, EPOCHS, EXAMPLES = 64, 1.0, 54_000
+EPOCHS, EXAMPLES = 1.0, 54_000
+_DATA = DataConfig(name="mnist", validation=0.1, augmentation="shift", padding=2, mean=(0.1307,), std=(0.3081,))
 SKEWED = StreamConfig(name="few_classes", classes=2)
 # Name: norm, stream of the pre-training.
 BACKBONES: dict[str, tuple[NormConfig, StreamConfig]] = {
@@ -41,9 +43,10 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
       results: of the runs so far.
       budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate and a smaller network.
     """
-    rates = RATES if budget >= 0.1 else RATES[1:2]
+    small = budget < 0.1
+    rates = RATES[1:2] if small else RATES
     tuning = [
-        Trial(_tuning_key(name, rate), _pretraining(name, 0, rate, budget / 5))
+        Trial(_tuning_key(name, rate), _pretraining(name, 0, rate, budget / 5, small=small))
         for name in BACKBONES
         for rate in rates
         if len(rates) > 1
@@ -53,8 +56,8 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
         for name in BACKBONES:
             rate = best_rate(results, name, rates)
             if rate is not None:
-                pretraining = _pretraining(name, seed, rate, budget)
-                config = TransferConfig(pretraining=pretraining, detection=_detection(seed, budget))
+                pretraining = _pretraining(name, seed, rate, budget, small=small)
+                config = TransferConfig(pretraining=pretraining, detection=_detection(seed, budget, small=small))
                 compared.append(Trial(_key(name, seed), config))
     return tuning + compared
 
@@ -141,37 +144,23 @@ def _tuning_key(name: str, rate: float) -> str:
     return f"tuning/{name}/{rate:g}"
 
 
-def _pretraining(name: str, seed: int, rate: float, budget: float) -> TrainConfig:
+def _pretraining(name: str, seed: int, rate: float, share: float, *, small: bool) -> TrainConfig:
     norm, stream = BACKBONES[name]
-    whole = budget >= 0.1 / 5
-    epochs = EPOCHS * budget * (1 if whole else 50)
-    train, test = ("train", "test") if whole else ("train[:2%]", "test[:2%]")
-    steps = max(1, round(EPOCHS * budget * EXAMPLES / BATCH))
-    return TrainConfig(
+    return convnet_config(
+        _DATA,
+        epochs=EPOCHS * share,
+        steps=steps_of(EPOCHS * share * EXAMPLES),
+        small=small,
         seed=seed,
-        epochs=epochs,
-        batch_size=BATCH,
-        data=DataConfig(
-            name="mnist",
-            train_split=train,
-            test_split=test,
-            validation=0.1,
-            augmentation="shift",
-            padding=2,
-            mean=(0.1307,),
-            std=(0.3081,),
-        ),
+        rate=rate,
         stream=stream,
-        model=ModelConfig(name="convnet", widths=(16, 32, 64) if whole else (8, 8), dense=(64,) if whole else ()),
         norm=norm,
-        optimizer=OptimizerConfig(name="sgd", learning_rate=rate, momentum=0.9, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="one_cycle", peak=0.3),
-        run=RunConfig(threads=1, log_every=50, validate_every=max(10, steps // 12), keep=1),
+        reference=ReferenceConfig(),
     )
 
 
-def _detection(seed: int, budget: float) -> DetectionConfig:
-    if budget >= 0.1:
-        return DetectionConfig(seed=seed, epochs=6 * budget)
-    data = SceneConfig(train_examples=64, test_examples=10, image_size=32)
-    return DetectionConfig(seed=seed, epochs=1, features=8, data=data)
+def _detection(seed: int, share: float, *, small: bool) -> DetectionConfig:
+    if small:
+        data = SceneConfig(train_examples=64, test_examples=10, image_size=32)
+        return DetectionConfig(seed=seed, epochs=1, features=8, data=data)
+    return DetectionConfig(seed=seed, epochs=6 * share)

@@ -57,12 +57,16 @@ def _training(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, An
 
 def _transfer(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, Any]:
     from normjax.detection.config import TransferConfig
+    from normjax.detection.picture import SURE
+    from normjax.detection.scores import Objects
     from normjax.detection.train import train_detector
     from normjax.training.config import parse_config
 
     both = parse_config(config, TransferConfig)
     pretrained = _training(config["pretraining"], workdir / "backbone", data_dir)
     done = train_detector(both.detection, workdir / "backbone", workdir / "detector", data_dir=data_dir)
+    # Those that the picture shows.
+    sure = [Objects(*(part[objects.scores >= SURE] for part in objects)) for objects in done.found]
     shown = [
         {
             "boxes": np.round(objects.boxes, 2).tolist(),
@@ -71,7 +75,7 @@ def _transfer(config: Any, workdir: Path, data_dir: Path | None) -> dict[str, An
             # Rows of the pixels that belong to the object, as bits.
             "masks": [np.packbits(mask).tobytes().hex() for mask in objects.masks],
         }
-        for objects in done.found
+        for objects in sure
     ]
     kept = {name: done.summary[name] for name in ("test", "steps", "parameters")}
     return {**kept, "pretraining": pretrained, "found": shown}

@@ -24,7 +24,7 @@ Results = dict[str, dict[str, Any]]  # what each run gave, by its key
 class Trial(NamedTuple):
     """One run of a study."""
 
-    key: str  # tells it from the others, for example main/few_classes/virtual/0
+    key: str  # tells it from the others, for example comparison/two classes/virtual/0
     config: TrainConfig | TransferConfig
     probe: str | None = None  # what else is measured on the trained network: a module of normjax.studies
 
@@ -172,10 +172,3 @@ def _line(key: str, result: dict[str, Any]) -> str:
         return f"{key}: diverged"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in result["test"].items() if name != "examples")
     return f"{key}: {figures}"
-
-
-def accuracies(results: Results, keys: Sequence[str]) -> list[float] | None:
-    """Test accuracies [%] of runs, 0 where one diverged; None where one is missing."""
-    if any(key not in results for key in keys):
-        return None
-    return [0.0 if "diverged" in results[key] else 100 * results[key]["test"]["accuracy"] for key in keys]

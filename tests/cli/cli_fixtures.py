@@ -13,31 +13,25 @@ from pathlib import Path
 import jax
 import pytest
 from cli_cases import ROOT, TINY, Answer
-from jax.experimental.compilation_cache import compilation_cache
+from compilation import keep_compiled_in
 
 from normjax.cli import main
-
-
-def _keep_compiled_commands_in(folder: Path | None, seconds: float) -> None:
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", folder and str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 @pytest.fixture(scope="session")
 def compiled_commands(tmp_path_factory) -> Path:
     """A run, its evaluation and its predictions build the same network: what is compiled is kept for this test run."""
     folder = tmp_path_factory.mktemp("compiled")
-    _keep_compiled_commands_in(folder, 0)
+    keep_compiled_in(folder, 0)
     return folder
 
 
 @pytest.fixture(scope="module")
 def commands_compiled_once(compiled_commands) -> Iterator[None]:
     """For modules that build the network of the run again."""
-    _keep_compiled_commands_in(compiled_commands, 0)
+    keep_compiled_in(compiled_commands, 0)
     yield
-    _keep_compiled_commands_in(None, 1)
+    keep_compiled_in(None, 1)
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """A detector on the backbone of a run: what it starts from, that it learns, resumes, and says what does not fit."""
 
+import io
 import json
+import re
 
 import chex
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from run_cases import PowerCutError, run_config
 
 from normjax import cli
@@ -51,7 +54,7 @@ def test_the_backbone_is_the_one_of_the_run(backbone, monkeypatch, tmp_path):
     assert done.summary["test"]["examples"] == 8
 
 
-def test_it_learns_and_goes_on_where_it_stopped(backbone, monkeypatch, tmp_path):
+def test_a_training_cut_short_ends_as_if_it_had_not(backbone, monkeypatch, tmp_path):
     straight = train_detector(config(), backbone, tmp_path / "straight", data_dir=None)
     batches = detection.detection_batches
 
@@ -69,6 +72,16 @@ def test_it_learns_and_goes_on_where_it_stopped(backbone, monkeypatch, tmp_path)
     chex.assert_trees_all_equal(again.found, straight.found)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == straight.summary["test"]
     assert (tmp_path / "run" / "detections.png").stat().st_size > 5_000
+
+
+def test_the_losses_fall(backbone, tmp_path):
+    told = io.StringIO()
+    train_detector(config(epochs=24), backbone, tmp_path / "run", data_dir=None, console=Console(file=told, width=200))
+    classes = [float(value) for value in re.findall(r"class (\d+\.\d+)", told.getvalue())]
+    boxes = [float(value) for value in re.findall(r"box (\d+\.\d+)", told.getvalue())]
+    assert len(classes) == len(boxes) == 24
+    assert classes[-1] < 0.8 * classes[0]
+    assert boxes[-1] < 0.8 * boxes[0]
 
 
 def test_another_training_in_the_same_directory_is_refused(backbone, tmp_path):
