@@ -136,7 +136,8 @@ def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: i
         return run(task)
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     scratch.mkdir(parents=True, exist_ok=True)
-    told, complaint = workdir.with_suffix(".told"), workdir.with_suffix(".errors")
+    # Not with_suffix: the keys of runs end in rates, whose ".02" it would take for a suffix.
+    told, complaint = (scratch / (workdir.name + suffix) for suffix in (".told", ".errors"))
     with told.open("w+") as out, complaint.open("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "normjax.studies.run", *map(str, processors[place::jobs])],

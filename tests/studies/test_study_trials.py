@@ -110,20 +110,21 @@ def test_a_run_ends_when_the_study_does(tmp_path):
     assert process.wait(timeout=60) == 1
 
 
-def test_a_run_is_a_process_of_its_own_and_its_numbers_are_its_summary(tmp_path):
+def test_runs_are_processes_of_their_own_and_their_numbers_are_their_summaries(tmp_path):
+    # Two at a time whose keys differ in what looks like a suffix: they once wrote over each other's numbers.
     small = {"epochs": 0.2, "schedule": {"name": "constant", "warmup_epochs": 0}, "model": {"name": "mlp"}}
-    results = carry_out(
-        lambda _: [trial("digits/0", **small, run={"validate_every": 1})],
-        tmp_path / "study.json",
-        data_dir=None,
-        jobs=1,
-    )
-    told = results["digits/0"]
-    assert told["test"]["examples"] == 359
-    assert told["config"]["model"]["name"] == "mlp"
-    assert [step for step, _ in told["curve"]] == [1, 2, 3, 4, 5]
-    assert told["machine"]["jax"]
-    assert told["commit"] is None or len(told["commit"]) >= 12
+    trials = [
+        trial(f"digits/{rate}", **small, optimizer={"learning_rate": rate}, run={"validate_every": 1})
+        for rate in (0.02, 0.06)
+    ]
+    results = carry_out(lambda _: trials, tmp_path / "study.json", data_dir=None, jobs=2)
+    for rate in (0.02, 0.06):
+        told = results[f"digits/{rate}"]
+        assert told["test"]["examples"] == 359
+        assert told["config"]["optimizer"]["learning_rate"] == rate
+        assert [step for step, _ in told["curve"]] == [1, 2, 3, 4, 5]
+        assert told["machine"]["jax"]
+        assert told["commit"] is None or len(told["commit"]) >= 12
     # Nothing is left but the numbers.
     assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
