@@ -13,11 +13,15 @@ _PUBLIC = {
     "DecorrelatedLayerNorm": "normjax.linen",
     "GhostBatchNorm": "normjax.linen",
     "ReferenceBatchNorm": "normjax.linen",
+    "StructuralWeightNorm": "normjax.linen",
     "make_norm": "normjax.linen",
+    "make_weight_norm": "normjax.linen",
     "fold": "normjax.inference",
     "functional": "normjax.functional",
     "inference": "normjax.inference",
+    "initialize_from_batch": "normjax.inference",
     "linen": "normjax.linen",
+    "materialize": "normjax.inference",
     "nnx": "normjax.nnx",
     "precise_statistics": "normjax.inference",
     "reference_pass": "normjax.inference",
@@ -30,12 +34,16 @@ __all__ = [
     "DecorrelatedLayerNorm",
     "GhostBatchNorm",
     "ReferenceBatchNorm",
+    "StructuralWeightNorm",
     "__version__",
     "fold",
     "functional",
     "inference",
+    "initialize_from_batch",
     "linen",
     "make_norm",
+    "make_weight_norm",
+    "materialize",
     "nnx",
     "precise_statistics",
     "reference_pass",
@@ -43,7 +51,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from normjax import functional, inference, linen, nnx
-    from normjax.inference import fold, precise_statistics, reference_pass
+    from normjax.inference import fold, initialize_from_batch, materialize, precise_statistics, reference_pass
     from normjax.linen import (
         BatchNorm,
         BatchRenorm,
@@ -51,7 +59,9 @@ if TYPE_CHECKING:
         DecorrelatedLayerNorm,
         GhostBatchNorm,
         ReferenceBatchNorm,
+        StructuralWeightNorm,
         make_norm,
+        make_weight_norm,
     )
 
 

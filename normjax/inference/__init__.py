@@ -1,7 +1,17 @@
-"""What is done to a trained network as a whole."""
+"""What is done to a network as a whole."""
 
 from normjax.inference.fold import Folded, fold
+from normjax.inference.initialize_from_batch import initialize_from_batch
+from normjax.inference.materialize import Materialized, materialize
 from normjax.inference.precise_statistics import precise_statistics
 from normjax.inference.reference_pass import reference_pass
 
-__all__ = ["Folded", "fold", "precise_statistics", "reference_pass"]
+__all__ = [
+    "Folded",
+    "Materialized",
+    "fold",
+    "initialize_from_batch",
+    "materialize",
+    "precise_statistics",
+    "reference_pass",
+]

@@ -13,6 +13,7 @@ from normjax.linen.batch_renorm import BatchRenorm
 from normjax.linen.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normjax.linen.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.linen.ghost_batch_norm import GhostBatchNorm
+from normjax.linen.no_norm import NoNorm
 from normjax.linen.reference_batch_norm import ReferenceBatchNorm
 
 NormFactory = Callable[..., nn.Module]
@@ -30,7 +31,7 @@ def make_norm(name: str, **options: Any) -> NormFactory:
     Args:
       name: ``batch_norm``, ``ghost_batch_norm``, ``batch_renorm``, ``reference_batch_norm``,
         ``decorrelated_batch_norm``, ``decorrelated_layer_norm``, or Flax's ``group_norm``, ``instance_norm``,
-        ``layer_norm``, ``rms_norm``.
+        ``layer_norm``, ``rms_norm``; or ``none``, which only adds a bias.
       **options: fields of the layer, for example ``momentum=0.9``.
 
     Returns:
@@ -94,4 +95,5 @@ NORMS: dict[str, type[nn.Module]] = {
     "instance_norm": _per_example(nn.InstanceNorm),
     "layer_norm": _per_example(nn.LayerNorm),
     "rms_norm": _per_example(nn.RMSNorm),
+    "none": _per_example(NoNorm),
 }

@@ -3,6 +3,7 @@
 from normjax.nnx.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.nnx.layers import BatchNorm, BatchRenorm, DecorrelatedBatchNorm, GhostBatchNorm
 from normjax.nnx.reference_batch_norm import ReferenceBatchNorm, ReferenceStat
+from normjax.nnx.structural_weight_norm import StructuralWeightNorm
 
 __all__ = [
     "BatchNorm",
@@ -12,4 +13,5 @@ __all__ = [
     "GhostBatchNorm",
     "ReferenceBatchNorm",
     "ReferenceStat",
+    "StructuralWeightNorm",
 ]

@@ -1,0 +1,257 @@
+"""Structural weight normalization: what is measured of a network's structure takes part in normalising its weights."""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from normjax.functional.moments import statistics_dtype
+from normjax.functional.orthogonal_weight_norm import orthogonal_weight_norm
+from normjax.functional.sparsity import SparsityRule, check_strength, norm, prox_exclusive_sparsity
+from normjax.functional.weight_norm import check_kernel, scaled, weight_norm
+from normjax.functional.whitening import Method, inverse_root
+
+Measure = Literal["sparsity", "neuron"]
+Base = Literal["orthogonal", "weight_norm", "none"]
+Axis = Literal["input", "output"]
+
+# The strength of each measure where none is given: a proximal step that leaves most weights, a full scaling.
+DEFAULT_STRENGTHS: dict[str, float] = {"sparsity": 1e-3, "neuron": 1.0}
+
+# The options that modules hand on as they are.
+STRUCTURE = (
+    "measure",
+    "base",
+    "strength",
+    "axis",
+    "group_size",
+    "center",
+    "method",
+    "iterations",
+    "rule",
+    "min_scale",
+    "max_scale",
+)
+
+
+def neuron_scale(
+    kernel: Float[Array, "... outputs"],
+    *,
+    strength: float | Float[Array, ""] = 1.0,
+    axis: Axis = "input",
+    min_scale: float = 0.1,
+    max_scale: float = 10.0,
+    feature_group_count: int = 1,
+    differentiable: bool = False,
+) -> Float[Array, " units"]:
+    r"""How much each unit is scaled up or down, by the length of its weights.
+
+    With :math:`s_j` the L2 norm of the weights of unit j and n units,
+
+    .. math:: d_j = \Big( \frac{s_j}{\sqrt{\frac1n \sum_k s_k^2}} \Big)^\alpha, \qquad
+        \text{limited to } [d_{min}, d_{max}] .
+
+    With :math:`\alpha = 1` and no limit reached the mean of :math:`d_j^2` is 1. The authors give "L2 norm of weight
+    columns" and no formula: this is our reconstruction.
+
+    Args:
+      kernel: outputs along the last axis, inputs along the one before, as in Flax.
+      strength: :math:`\alpha`, 0 or more; 0 scales nothing.
+      axis: the units that are measured: ``input`` (the weights of one input to all outputs) or ``output``.
+      min_scale: lower limit, above 0.
+      max_scale: upper limit.
+      feature_group_count: of a grouped convolution, which has as many inputs for each group.
+      differentiable: whether the scale has a derivative; it is a constant otherwise.
+
+    Returns:
+      One scale for each input, feature group after feature group, or for each output; 1 for a kernel of zeros.
+
+    Raises:
+      ValueError: the strength is negative, the limits do not hold 1 between them, or the kernel has fewer than two
+        axes.
+
+    Example:
+      >>> print(neuron_scale(jnp.array([[3.0, 4.0], [0.0, 5.0], [5.0, 5.0]])).round(4))
+      [0.866  0.866  1.2247]
+
+    References:
+      Yuan, Shen, Mehta, Li, Ge, Zha, `Structure injected weight normalization for training deep networks
+      <https://doi.org/10.1007/s00530-021-00793-7>`_, 2021 (the idea).
+    """
+    check_kernel(kernel)
+    check_strength(strength)
+    if not 0 < min_scale <= 1 <= max_scale:
+        raise ValueError(
+            f"min_scale={min_scale}, max_scale={max_scale} are out of range; use 0 < min_scale <= 1 <= max_scale."
+        )
+    split = _split(kernel.astype(statistics_dtype(kernel.dtype)), feature_group_count)
+    lengths = norm(split, _weights_of(split.ndim, axis))
+    mean_square = jnp.square(lengths).mean()
+    relative = lengths * inverse_root(mean_square)
+    # A power has no derivative at 0.
+    scale = jnp.clip(jnp.maximum(relative, 1e-30) ** strength, min_scale, max_scale)
+    scale = jnp.where(mean_square > 0, scale, 1)
+    scale = scale if differentiable else lax.stop_gradient(scale)
+    # In the order of the layer's own inputs: those of a feature group are neighbours.
+    return scale.T.reshape(-1) if axis == "input" else scale.reshape(-1)
+
+
+def structural_weight_norm(
+    kernel: Float[Array, "... outputs"],
+    scale: Float[Array, " units"] | None = None,
+    *,
+    measure: Measure | None = None,
+    base: Base = "orthogonal",
+    strength: float | Float[Array, ""] | None = None,
+    axis: Axis = "input",
+    feature_group_count: int = 1,
+    group_size: int | None = None,
+    center: bool = True,
+    method: Method | None = None,
+    iterations: int = 20,
+    rule: SparsityRule = "exact",
+    min_scale: float = 0.1,
+    max_scale: float = 10.0,
+) -> Float[Array, "... outputs"]:
+    r"""Normalises a kernel and lets a measure of the network's structure act on the result.
+
+    With the base B (orthogonal weight norm, weight norm, or none), the kernel V and the scales g,
+
+    .. math:: W = g\, S(B(V)),
+
+    where S is, by ``measure``,
+
+    - ``sparsity`` (SM): the proximal operator of exclusive sparsity, so that the weights of a unit compete and the
+      small ones are exact zeros. It acts after the base, which would mix zeros of V with other weights.
+    - ``neuron`` (NM): each unit times its ``neuron_scale``, a constant for the derivative. It acts in the forward
+      pass only; written back to V again and again it would let the largest unit take all.
+    - None: nothing.
+
+    The authors give the parts and no formula of the whole: this is our reconstruction.
+
+    Args:
+      kernel: V, outputs along the last axis, inputs along the one before, as in Flax.
+      scale: g, one entry an output; None is 1.
+      measure: ``sparsity``, ``neuron`` or None.
+      base: ``orthogonal``, ``weight_norm`` or ``none``.
+      strength: of the measure, 0 or more: lambda of ``prox_exclusive_sparsity`` (None is 1e-3), alpha of
+        ``neuron_scale`` (None is 1).
+      axis: the units that are measured. ``input``: the weights of one input to all outputs belong together
+        (in ``sparsity`` those at one position of a convolution). ``output``: the weights of one output; with
+        ``neuron`` their length is that in V, since the base makes all alike.
+      feature_group_count: of a grouped convolution.
+      group_size: of the orthogonal base.
+      center: of the orthogonal base.
+      method: of the orthogonal base.
+      iterations: of the orthogonal base.
+      rule: of ``prox_exclusive_sparsity``.
+      min_scale: of ``neuron_scale``.
+      max_scale: of ``neuron_scale``.
+
+    Returns:
+      W, shape and type of ``kernel``.
+
+    Raises:
+      ValueError: the strength is negative or without a measure, an option is out of range, or the kernel does not
+        allow it (see ``orthogonal_weight_norm``).
+
+    Example:
+      >>> kernel = jnp.array([[3.0, 4.0], [0.0, 5.0], [5.0, 5.0]])
+      >>> print(structural_weight_norm(kernel, measure="sparsity", strength=0.5, base="none"))
+      [[1.25      2.25     ]
+       [0.        3.3333333]
+       [2.5       2.5      ]]
+
+    References:
+      Yuan, Shen, Mehta, Li, Ge, Zha, `Structure injected weight normalization for training deep networks
+      <https://doi.org/10.1007/s00530-021-00793-7>`_, 2021 (the idea).
+    """
+    check_structure(measure, base, strength, axis)
+    check_kernel(kernel)
+    wide = kernel.astype(statistics_dtype(kernel.dtype))
+    match base:
+        case "orthogonal":
+            weights = orthogonal_weight_norm(
+                wide,
+                group_size=group_size,
+                center=center,
+                feature_group_count=feature_group_count,
+                method=method,
+                iterations=iterations,
+            )
+        case "weight_norm":
+            weights = weight_norm(wide)
+        case "none":
+            weights = wide
+    if measure is not None:
+        strength = DEFAULT_STRENGTHS[measure] if strength is None else strength
+        split = _split(weights, feature_group_count)
+        if measure == "sparsity":
+            members = split.ndim - 1 if axis == "input" else tuple(range(split.ndim - 2))
+            split = prox_exclusive_sparsity(split, strength, members, rule)
+        else:
+            units = neuron_scale(
+                weights if axis == "input" else wide,
+                strength=strength,
+                axis=axis,
+                min_scale=min_scale,
+                max_scale=max_scale,
+                feature_group_count=feature_group_count,
+            )
+            split = split * _spread(units, split.shape, axis)
+        weights = split.reshape(kernel.shape)
+    return scaled(weights, scale).astype(kernel.dtype)
+
+
+def check_structure(measure: str | None, base: str, strength: float | Array | None, axis: str) -> None:
+    """ValueError where an option of ``structural_weight_norm`` is not known or has no meaning."""
+    if measure not in (None, "sparsity", "neuron"):
+        raise ValueError(f"measure={measure!r} is not known; use 'sparsity', 'neuron' or None.")
+    if base not in ("orthogonal", "weight_norm", "none"):
+        raise ValueError(f"base={base!r} is not known; use 'orthogonal', 'weight_norm' or 'none'.")
+    if axis not in ("input", "output"):
+        raise ValueError(f"axis={axis!r} is not known; use 'input' or 'output'.")
+    if strength is not None:
+        if measure is None:
+            raise ValueError(
+                f"strength={strength} has no meaning without a measure; use measure='sparsity' or 'neuron'."
+            )
+        check_strength(strength)
+
+
+def starting_scale(base: Base, initial_scale: float | None) -> float:
+    """Where a module's scale starts: as given, or 1 without a base, and with one what keeps the variance through relu.
+
+    Args:
+      base: as for ``structural_weight_norm``.
+      initial_scale: as given.
+
+    References:
+      He, Zhang, Ren, Sun, `Delving Deep into Rectifiers <https://arxiv.org/abs/1502.01852>`_, 2015.
+    """
+    if initial_scale is not None:
+        return initial_scale
+    return 1.0 if base == "none" else math.sqrt(2)
+
+
+def _split(kernel: Array, feature_groups: int) -> Array:
+    """A kernel (..., inputs, outputs) as (..., inputs, feature groups, outputs of each)."""
+    if feature_groups < 1 or kernel.shape[-1] % feature_groups:
+        raise ValueError(f"feature_group_count={feature_groups} does not divide the {kernel.shape[-1]} outputs.")
+    return kernel.reshape(*kernel.shape[:-1], feature_groups, -1)
+
+
+def _weights_of(ndim: int, axis: Axis) -> tuple[int, ...]:
+    """The axes of a split kernel along which the weights of one unit lie."""
+    return (*range(ndim - 3), ndim - 1) if axis == "input" else tuple(range(ndim - 2))
+
+
+def _spread(units: Array, shape: tuple[int, ...], axis: Axis) -> Array:
+    """What belongs to the units, as it multiplies a split kernel."""
+    *space, inputs, groups, outputs = shape
+    ones = (1,) * len(space)
+    if axis == "input":
+        return units.reshape(groups, inputs).T.reshape(*ones, inputs, groups, 1)
+    return units.reshape(*ones, 1, groups, outputs)

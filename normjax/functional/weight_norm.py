@@ -1,0 +1,84 @@
+"""Weight normalization: the direction of a neuron's weights apart from their length."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from normjax.functional.moments import moments, statistics_dtype
+from normjax.functional.whitening import inverse_root
+
+
+def weight_norm(
+    kernel: Float[Array, "... outputs"], scale: Float[Array, " units"] | None = None
+) -> Float[Array, "... outputs"]:
+    r"""Gives the weights of each output unit the length of its scale.
+
+    .. math:: w = g\, \frac{v}{\| v \|_2} .
+
+    The derivative by v is at right angles to v, :math:`\frac{g}{\|v\|} (I - v v^T / \|v\|^2)`: a step along it
+    can only make v longer.
+
+    Args:
+      kernel: v, outputs along the last axis as in Flax.
+      scale: g, one entry an output; None is 1.
+
+    Returns:
+      w, shape and type of ``kernel``; an output whose weights are all 0 keeps them, with derivative 0.
+
+    Raises:
+      ValueError: the kernel has fewer than two axes, or the scale has other outputs.
+
+    Example:
+      >>> print(weight_norm(jnp.array([[3.0], [4.0]])).ravel())
+      [0.6 0.8]
+
+    References:
+      Salimans, Kingma, `Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
+      Networks <https://arxiv.org/abs/1602.07868>`_, 2016.
+    """
+    check_kernel(kernel)
+    wide = kernel.astype(statistics_dtype(kernel.dtype))
+    axes = tuple(range(kernel.ndim - 1))
+    return scaled(wide * inverse_root(jnp.square(wide).sum(axes, keepdims=True)), scale).astype(kernel.dtype)
+
+
+def scaled(kernel: Float[Array, "... outputs"], scale: Float[Array, " units"] | None) -> Float[Array, "... outputs"]:
+    """The kernel with each output times its scale.
+
+    Raises:
+      ValueError: the scale has other outputs.
+    """
+    if scale is None:
+        return kernel
+    if scale.shape != kernel.shape[-1:]:
+        raise ValueError(f"scale of shape {scale.shape} does not fit the {kernel.shape[-1]} outputs of the kernel.")
+    return kernel * along_features(scale, kernel)
+
+
+def mean_and_inverse_deviation(
+    y: Float[Array, "... features"],
+) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
+    r"""Mean and inverse deviation of each feature of a layer's output, for data-dependent initialisation.
+
+    Args:
+      y: outputs, features along the last axis.
+
+    Returns:
+      :math:`\mu` and :math:`1 / \sigma`; 1 where the output is constant.
+    """
+    found = moments(y, tuple(range(y.ndim - 1)))
+    return found.mean, jnp.where(found.variance > 0, inverse_root(found.variance), 1)
+
+
+def along_features(value: Float[Array, " features"], y: Float[Array, "... features"]) -> Float[Array, "... features"]:
+    """A value of each feature, in the type of ``y`` and as it combines with it."""
+    return value.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def check_kernel(kernel: Array) -> None:
+    """ValueError where the array cannot be a kernel."""
+    if kernel.ndim < 2:
+        raise ValueError(
+            f"kernel of shape {kernel.shape} has {kernel.ndim} axes; it needs two or more, inputs and outputs last."
+        )
+    if 0 in kernel.shape:
+        raise ValueError(f"kernel of shape {kernel.shape} is empty; each axis needs one entry or more.")

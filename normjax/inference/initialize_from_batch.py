@@ -1,0 +1,93 @@
+"""Data-dependent initialisation of weight-normalised layers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normjax.functional.weight_norm import along_features, mean_and_inverse_deviation
+from normjax.inference.arguments import arguments_of
+from normjax.linen.no_norm import NoNorm
+from normjax.linen.structural_weight_norm import StructuralWeightNorm
+
+PARAMS = "params"
+
+
+def initialize_from_batch(model: nn.Module, variables: Any, batch: Any, **options: Any) -> dict[str, Any]:
+    r"""Sets scales and biases so that each weight-normalised layer gives mean 0 and variance 1 on a batch.
+
+    With t the output of a layer for the scale 1 and the bias 0, and its moments over batch and space,
+
+    .. math:: g = \frac{1}{\sqrt{\sigma_t^2}}, \qquad b = -\frac{\mu_t}{\sqrt{\sigma_t^2}},
+
+    layer after layer, each fed by those before it in their new state. A bias stands in the layer, or in the norm
+    ``none`` behind it; where there is none the mean stays. An output that is the same for all examples keeps its scale.
+
+    Args:
+      model: a Flax Linen model.
+      variables: its variables, as ``init`` gives them; they stay as they are.
+      batch: some 100 examples; a tuple gives several positional arguments, a dictionary keyword arguments.
+      **options: further keyword arguments of the model, for example ``train=False``.
+
+    Returns:
+      The variables with new scales and biases.
+
+    Raises:
+      ValueError: the model has no ``StructuralWeightNorm`` with a scale, or the batch is empty.
+
+    Example:
+      >>> model = StructuralWeightNorm(nn.Dense(2), base="weight_norm")
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> variables = initialize_from_batch(model, model.init(jax.random.key(1), x), x)
+      >>> print(model.apply(variables, x).std(0).round(3))
+      [1. 1.]
+
+    References:
+      Salimans, Kingma, `Weight Normalization <https://arxiv.org/abs/1602.07868>`_, 2016, section 3.
+    """
+    arguments, keywords = arguments_of(batch)
+    for array in jax.tree.leaves((arguments, keywords)):
+        if jnp.ndim(array) and not jnp.shape(array)[0]:
+            raise ValueError(f"the batch is empty: an input has shape {jnp.shape(array)}.")
+    done: set[tuple[str, ...]] = set()
+
+    def set_scales(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        y = call(*args, **kwargs)
+        if context.method_name != "__call__" or module.path in done:
+            return y
+        if isinstance(module, StructuralWeightNorm) and module.use_scale:
+            done.add(module.path)
+            return _standardised(y, module, module.layer_instance)
+        if isinstance(module, NoNorm) and module.use_bias:
+            mean, _ = mean_and_inverse_deviation(y)
+            _update(module, "bias", lambda bias: bias - mean)
+            return y - along_features(mean, y)
+        return y
+
+    def initialized(variables: Any, arguments: Any, keywords: Any) -> Any:
+        with nn.intercept_methods(set_scales):
+            return model.apply(variables, *arguments, **keywords, **options, mutable=[PARAMS])[1][PARAMS]
+
+    params = jax.jit(initialized)(variables, arguments, keywords)
+    if not done:
+        raise ValueError(
+            f"{type(model).__name__} has no StructuralWeightNorm with a scale, so there is nothing to initialise."
+        )
+    return {**variables, PARAMS: params}
+
+
+def _standardised(y: jax.Array, wrapper: nn.Module, layer: nn.Module) -> jax.Array:
+    """The output of a layer after its scale and bias have been set by it."""
+    mean, inverse = mean_and_inverse_deviation(y)
+    _update(wrapper, "scale", lambda scale: scale * inverse)
+    if layer.has_variable(PARAMS, "bias"):
+        _update(layer, "bias", lambda bias: (bias - mean) * inverse)
+        y = y - along_features(mean, y)
+    return y * along_features(inverse, y)
+
+
+def _update(module: nn.Module, name: str, change: Any) -> None:
+    value = jnp.asarray(module.get_variable(PARAMS, name))
+    module.put_variable(PARAMS, name, change(value).astype(value.dtype))

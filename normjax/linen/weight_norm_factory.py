@@ -1,0 +1,69 @@
+"""Wrappers that reparametrise kernels, by name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+
+from normjax.functional.structural_weight_norm import check_structure
+from normjax.linen.structural_weight_norm import StructuralWeightNorm
+
+WeightNormFactory = Callable[..., nn.Module]
+
+# What each name says; further options may not say it again.
+_FIXED: dict[str, dict[str, Any]] = {
+    "none": {},
+    "weight_norm": {"base": "weight_norm", "measure": None},
+    "orthogonal": {"base": "orthogonal", "measure": None},
+    "structural": {},
+}
+_MEASURES = {"strength", "axis", "rule", "min_scale", "max_scale"}
+_ORTHOGONAL = {"group_size", "center", "method", "iterations"}
+WEIGHT_NORMS = tuple(_FIXED)
+
+
+def make_weight_norm(name: str, **options: Any) -> WeightNormFactory:
+    """A wrapper for Dense, Conv and ConvTranspose layers.
+
+    Models wrap each hidden layer, ``weight_norm(nn.Dense(10, name="dense0"))``, whatever the name.
+
+    Args:
+      name: ``none`` (the layer as it is), ``weight_norm``, ``orthogonal``, or ``structural`` (any base with a measure).
+      **options: fields of ``StructuralWeightNorm``, for example ``measure="neuron"``.
+
+    Returns:
+      A function of a layer that gives the wrapped layer.
+
+    Raises:
+      ValueError: the name is not known, it has no such option, or the option is out of range.
+
+    Example:
+      >>> wrap = make_weight_norm("structural", measure="neuron")
+      >>> wrap(nn.Dense(10)).measure
+      'neuron'
+    """
+    if name not in _FIXED:
+        raise ValueError(f"weight norm {name!r} is not known; use one of {', '.join(sorted(_FIXED))}.")
+    if unknown := sorted(set(options) - weight_norm_options(name)):
+        known = ", ".join(sorted(weight_norm_options(name))) or "none"
+        raise ValueError(f"weight norm {name!r} has no option {unknown[0]!r}; use one of: {known}.")
+    if name == "none":
+        return lambda layer: layer
+    fields = {**_FIXED[name], **options}
+    said = fields.get
+    check_structure(said("measure"), said("base", "orthogonal"), said("strength"), said("axis", "input"))
+    return lambda layer: StructuralWeightNorm(layer, **fields, name=layer.name and f"{layer.name}_weight_norm")
+
+
+def weight_norm_options(name: str) -> set[str]:
+    """The options of ``make_weight_norm`` under a name."""
+    known = {field.name for field in dataclasses.fields(StructuralWeightNorm)} - {"parent", "name", "layer_instance"}
+    match name:
+        case "none":
+            return set()
+        case "weight_norm":
+            return known - set(_FIXED[name]) - _MEASURES - _ORTHOGONAL
+        case "orthogonal":
+            return known - set(_FIXED[name]) - _MEASURES
+    return known
