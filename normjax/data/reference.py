@@ -1,4 +1,4 @@
-"""The reference batch of a run: a few examples of the training split, drawn once."""
+"""A few examples of the training split, drawn once: the reference batch, or what layers are initialised by."""
 
 from typing import Literal
 
@@ -13,17 +13,24 @@ _CHUNK = 256  # examples read at a time
 
 
 def draw_reference(
-    source: Source, prepare: Transform, *, size: int, draw: Literal["balanced", "random"], seed: int
+    source: Source,
+    prepare: Transform,
+    *,
+    size: int,
+    draw: Literal["balanced", "random"],
+    seed: int,
+    name: str = "reference.size",
 ) -> np.ndarray:
-    """Images of the reference batch; the examples stay in the training set, too.
+    """Images of a few examples, which stay in the training set, too.
 
     Args:
       source: the training set.
-      prepare: what is done to images that are evaluated; the reference is not augmented.
+      prepare: what is done to images that are evaluated; these are not augmented.
       size: how many.
       draw: ``balanced`` takes as many of each class as of any other (one more of some, where ``size`` is no
         multiple), as far as a class has them; ``random`` takes any.
       seed: decides which.
+      name: of the size, for the error.
 
     Returns:
       uint8 images, (size, height, width, channels).
@@ -32,7 +39,7 @@ def draw_reference(
       UserError: there are fewer examples.
     """
     if size > len(source):
-        raise UserError(f"reference.size={size} is more than the {len(source)} training examples.")
+        raise UserError(f"{name}={size} is more than the {len(source)} training examples.")
     order = np.random.default_rng([seed, _REFERENCE]).permutation(len(source))
     chosen = order[:size] if draw == "random" else _balanced(source, order, size)
     images, labels = source.read(chosen)

@@ -103,8 +103,9 @@ def _carry_out(
         where = locations(size, len(widths))
     except ValueError as error:
         raise UserError(f"data.image_size: {error}") from error
-    norm, dtype = session.config.norm.factory(), jnp.dtype(network.dtype)
-    model = Detector(len(train.classes), norm, widths, config.features, config.prototypes, dtype)
+    norm, weight_norm = session.config.norm.factory(), session.config.weight_norm.factory()
+    dtype = jnp.dtype(network.dtype)
+    model = Detector(len(train.classes), norm, widths, config.features, config.prototypes, dtype, weight_norm)
     images = Images(session.info.mean, session.info.std)
     params, statistics = _initial(model, trained, (1, *size, train.channels), config.seed)
     total = math.ceil(config.epochs * len(train) / config.batch_size)

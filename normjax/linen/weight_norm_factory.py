@@ -23,6 +23,11 @@ _ORTHOGONAL = {"group_size", "center", "method", "iterations"}
 WEIGHT_NORMS = tuple(_FIXED)
 
 
+def plain(layer: nn.Module) -> nn.Module:
+    """The layer as it is: what ``make_weight_norm("none")`` gives."""
+    return layer
+
+
 def make_weight_norm(name: str, **options: Any) -> WeightNormFactory:
     """A wrapper for Dense, Conv and ConvTranspose layers.
 
@@ -49,7 +54,7 @@ def make_weight_norm(name: str, **options: Any) -> WeightNormFactory:
         known = ", ".join(sorted(weight_norm_options(name))) or "none"
         raise ValueError(f"weight norm {name!r} has no option {unknown[0]!r}; use one of: {known}.")
     if name == "none":
-        return lambda layer: layer
+        return plain
     fields = {**_FIXED[name], **options}
     said = fields.get
     check_structure(said("measure"), said("base", "orthogonal"), said("strength"), said("axis", "input"))

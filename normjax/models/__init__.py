@@ -1,10 +1,11 @@
-"""Networks that take their norm as a factory, by name."""
+"""Networks that take their norm and their weight norm as factories, by name."""
 
 from typing import Any
 
 from flax import linen as nn
 
-from normjax.models.common import NormFactory
+from normjax.linen.weight_norm_factory import plain
+from normjax.models.common import NormFactory, WeightNormFactory
 from normjax.models.convnet import ConvNet
 from normjax.models.detector import Detector
 from normjax.models.mlp import MLP
@@ -18,6 +19,7 @@ def build_model(
     *,
     num_classes: int,
     norm: NormFactory,
+    weight_norm: WeightNormFactory = plain,
     widths: tuple[int, ...] | None = None,
     dense: tuple[int, ...] | None = None,
     dtype: Any = "float32",
@@ -28,6 +30,7 @@ def build_model(
       name: ``mlp``, ``convnet``, ``resnet20``, ``resnet56`` or ``resnet50``.
       num_classes: outputs.
       norm: factory of the norm, as ``normjax.make_norm`` gives it.
+      weight_norm: wrapper of the hidden layers, as ``normjax.make_weight_norm`` gives it; the last layer stays plain.
       widths: channels of each stage (units of each layer for ``mlp``); None is the published form.
       dense: hidden dense layers of ``convnet``; None is the network's own.
       dtype: type of the computation.
@@ -35,7 +38,7 @@ def build_model(
     Raises:
       ValueError: the name is not known, or the widths do not suit the network.
     """
-    options: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "dtype": dtype}
+    options: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "weight_norm": weight_norm, "dtype": dtype}
     if widths is not None:
         options["widths"] = tuple(widths)
     match name:

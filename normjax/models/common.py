@@ -1,6 +1,7 @@
 """What the networks share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,13 @@ from flax import linen as nn
 from flax.linen import initializers
 
 NormFactory = Callable[..., nn.Module]
+WeightNormFactory = Callable[[nn.Module], nn.Module]
+
+
+def wrapped(weight_norm: WeightNormFactory, layer: type[nn.Module], **fields: Any) -> Callable[..., nn.Module]:
+    """A factory of layers that share fields, each wrapped."""
+    return lambda *args, **more: weight_norm(layer(*args, **fields, **more))
+
 
 # He et al. (2015): keeps the variance of the gradient through convolutions followed by relu.
 he_normal_out = initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.models.common import NormFactory, at_least_float32, he_normal_out, normalized
+from normjax.linen.weight_norm_factory import plain
+from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 def conv_stages(
-    x: jax.Array, norm: NormFactory, widths: tuple[int, ...], dtype: Any, mask: jax.Array | None = None
+    x: jax.Array,
+    norm: NormFactory,
+    widths: tuple[int, ...],
+    dtype: Any,
+    mask: jax.Array | None = None,
+    weight_norm: WeightNormFactory = plain,
 ) -> list[jax.Array]:
     """Activations at the end of each stage, before the pooling that leads to the next.
 
@@ -23,8 +29,10 @@ def conv_stages(
       widths: channels of each stage.
       dtype: type of the computation.
       mask: which examples count, (batch,).
+      weight_norm: wrapper of the convolutions.
     """
-    conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=dtype, kernel_init=he_normal_out)
+    fields: Any = {"kernel_size": (3, 3), "use_bias": False, "dtype": dtype, "kernel_init": he_normal_out}
+    conv = wrapped(weight_norm, nn.Conv, **fields)
     stages: list[jax.Array] = []
     for stage, width in enumerate(widths):
         x = halved(stages[-1]) if stages else x
@@ -49,6 +57,7 @@ class ConvNet(nn.Module):
       widths: channels of each stage.
       dense: units of each hidden dense layer.
       dtype: type of the computation; parameters and logits are float32.
+      weight_norm: wrapper of the hidden layers, as ``normjax.make_weight_norm`` gives it.
 
     References:
       Simonyan, Zisserman, `Very Deep Convolutional Networks for Large-Scale Image Recognition
@@ -60,6 +69,7 @@ class ConvNet(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256)
     dense: tuple[int, ...] = (256, 256)
     dtype: Any = jnp.float32
+    weight_norm: WeightNormFactory = plain
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -67,9 +77,10 @@ class ConvNet(nn.Module):
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
         x = x.astype(self.dtype)
         if self.widths:
-            x = halved(conv_stages(x, norm, self.widths, self.dtype, mask)[-1])
+            x = halved(conv_stages(x, norm, self.widths, self.dtype, mask, self.weight_norm)[-1])
         x = x.reshape(x.shape[0], -1)
+        dense = wrapped(self.weight_norm, nn.Dense, use_bias=False, dtype=self.dtype)
         for i, width in enumerate(self.dense):
-            x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
+            x = dense(width, name=f"dense{i}")(x)
             x = nn.relu(normalized(norm(name=f"dense_norm{i}"), x, mask))
         return nn.Dense(self.num_classes, name="head")(at_least_float32(x))

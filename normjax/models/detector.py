@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from normjax.models.common import NormFactory, at_least_float32, he_normal_out
+from normjax.linen.weight_norm_factory import plain
+from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out
 from normjax.models.convnet import conv_stages
 
 _GROUPS = 8  # of the group norms in neck and heads, which are trained from nothing
@@ -39,12 +40,13 @@ class Backbone(nn.Module):
     norm: NormFactory
     widths: tuple[int, ...]
     dtype: Any = jnp.float32
+    weight_norm: WeightNormFactory = plain
 
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """Activations of each stage."""
         norm = partial(self.norm, use_running_average=True, dtype=self.dtype)
-        return conv_stages(x.astype(self.dtype), norm, self.widths, self.dtype)
+        return conv_stages(x.astype(self.dtype), norm, self.widths, self.dtype, weight_norm=self.weight_norm)
 
 
 class Detector(nn.Module):
@@ -61,6 +63,7 @@ class Detector(nn.Module):
       features: channels of neck and heads, a multiple of 8.
       prototypes: of the masks.
       dtype: type of the computation.
+      weight_norm: wrapper of the convolutions of the backbone, as ``normjax.make_weight_norm`` gives it.
 
     References:
       Tian, Shen, Chen, He, `FCOS: Fully Convolutional One-Stage Object Detection <https://arxiv.org/abs/1904.01355>`_,
@@ -75,11 +78,12 @@ class Detector(nn.Module):
     features: int = 64
     prototypes: int = 8
     dtype: Any = jnp.float32
+    weight_norm: WeightNormFactory = plain
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Detections:
         """What is said of images (batch, height, width, channels)."""
-        *_, half, fine = Backbone(self.norm, self.widths, self.dtype, name="backbone")(x)
+        *_, half, fine = Backbone(self.norm, self.widths, self.dtype, self.weight_norm, name="backbone")(x)
         fine = self._block("neck_fine")(fine)
         levels = [fine, self._block("neck_coarse", strides=2)(fine)]
         towers = {what: [self._block(f"{what}_{i}") for i in range(2)] for what in ("class", "box")}

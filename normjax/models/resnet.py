@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from normjax.models.common import NormFactory, at_least_float32, he_normal_out, normalized
+from normjax.linen.weight_norm_factory import plain
+from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 class CifarResNet(nn.Module):
@@ -20,6 +21,7 @@ class CifarResNet(nn.Module):
       blocks: n, blocks in each of the stages; 3 is ResNet-20, 9 is ResNet-56.
       widths: channels of each stage.
       dtype: type of the computation; parameters and logits are float32.
+      weight_norm: wrapper of the convolutions, as ``normjax.make_weight_norm`` gives it.
 
     References:
       He, Zhang, Ren, Sun, `Deep Residual Learning for Image Recognition
@@ -31,12 +33,14 @@ class CifarResNet(nn.Module):
     blocks: int = 3
     widths: tuple[int, ...] = (16, 32, 64)
     dtype: Any = jnp.float32
+    weight_norm: WeightNormFactory = plain
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Logits (batch, num_classes) of images (batch, height, width, channels)."""
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
+        fields: Any = {"kernel_size": (3, 3), "use_bias": False, "dtype": self.dtype, "kernel_init": he_normal_out}
+        conv = wrapped(self.weight_norm, nn.Conv, **fields)
         x = conv(self.widths[0], name="stem")(x.astype(self.dtype))
         x = nn.relu(normalized(norm(name="stem_norm"), x, mask))
         for stage, width in enumerate(self.widths):
@@ -63,6 +67,7 @@ class BottleneckResNet(nn.Module):
       blocks: blocks in each stage.
       widths: inner channels of each stage; a stage puts out four times as many.
       dtype: type of the computation; parameters and logits are float32.
+      weight_norm: wrapper of the convolutions, as ``normjax.make_weight_norm`` gives it.
 
     References:
       He, Zhang, Ren, Sun, `Deep Residual Learning for Image Recognition
@@ -75,12 +80,13 @@ class BottleneckResNet(nn.Module):
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     dtype: Any = jnp.float32
+    weight_norm: WeightNormFactory = plain
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Logits (batch, num_classes) of images (batch, height, width, channels)."""
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
+        conv = wrapped(self.weight_norm, nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
         x = conv(self.widths[0], (7, 7), strides=2, padding=((3, 3), (3, 3)), name="stem")(x.astype(self.dtype))
         x = nn.relu(normalized(norm(name="stem_norm"), x, mask))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

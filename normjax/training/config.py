@@ -44,6 +44,7 @@ class NormConfig(Section):
         "instance_norm",
         "layer_norm",
         "rms_norm",
+        "none",
     ] = Field("batch_norm", description="normalization layer")
     momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old value in running statistics, for layers that keep them"
@@ -63,6 +64,46 @@ class NormConfig(Section):
 
         momentum = {"momentum": self.momentum} if has_option(self.name, "momentum") else {}
         return make_norm(self.name, **{**momentum, **self.options})
+
+
+class WeightNormConfig(Section):
+    """What is done to the kernels of the hidden layers before they are used, as make_weight_norm takes it."""
+
+    name: Literal["none", "weight_norm", "orthogonal", "structural"] = Field("none", description="reparametrisation")
+    options: dict[str, int | float | bool | str | None] = Field(
+        {}, description="further fields of the wrapper, as pairs: measure sparsity strength 1e-3"
+    )
+    initialize_from: int | None = Field(
+        None, ge=2, description="training examples by which scales and biases are initialised; None: they are not"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "WeightNormConfig":
+        self.factory()
+        if self.initialize_from is not None and (self.name == "none" or not self.options.get("use_scale", True)):
+            raise ValueError(
+                f"initialize_from={self.initialize_from} sets scales, and there are none with name={self.name}, "
+                f"use_scale={self.options.get('use_scale', True)}"
+            )
+        return self
+
+    def factory(self) -> Callable[..., Any]:
+        """What wraps the layers; ValueError where there is no such option."""
+        from normjax.linen.weight_norm_factory import make_weight_norm
+
+        return make_weight_norm(self.name, **self.options)
+
+
+class ProximalConfig(Section):
+    """A proximal step on the kernels of the hidden layers after each step of the optimizer."""
+
+    penalty: Literal["none", "exclusive_sparsity", "group_sparsity", "l1"] = Field(
+        "none", description="whose proximal operator it is"
+    )
+    strength: float = Field(1e-4, ge=0, description="of the penalty; times the learning rate in each step")
+    axis: Literal["input", "output"] = Field("input", description="units whose weights are a group")
+    rule: Literal["exact", "cges"] = Field("exact", description="of exclusive_sparsity: exact, or as the CGES code")
+    rise: float = Field(0.0, ge=0, le=1, description="share of the training in which the strength rises from 0")
 
 
 class ReferenceConfig(Section):
@@ -142,9 +183,11 @@ class TrainConfig(Section):
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
     norm: NormConfig = NormConfig()
+    weight_norm: WeightNormConfig = WeightNormConfig()
     reference: ReferenceConfig = ReferenceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    proximal: ProximalConfig = ProximalConfig()
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
@@ -157,6 +200,34 @@ class TrainConfig(Section):
     def _reference_is_wanted(self) -> "TrainConfig":
         if not self.has_reference and self.reference != ReferenceConfig():
             raise ValueError(f"reference is for norm.name=reference_batch_norm, and norm.name={self.norm.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_initialised_before_the_norm(self) -> "TrainConfig":
+        if self.weight_norm.initialize_from is not None and self.has_reference:
+            raise ValueError(
+                "weight_norm.initialize_from goes with norms that need no reference batch, and "
+                f"norm.name={self.norm.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_survive(self) -> "TrainConfig":
+        if self.proximal.penalty == "none":
+            if self.proximal != ProximalConfig():
+                raise ValueError("proximal needs a penalty: exclusive_sparsity, group_sparsity or l1")
+            return self
+        if self.weight_norm.name != "none":
+            raise ValueError(
+                f"proximal.penalty={self.proximal.penalty} makes zeros in stored kernels, of which "
+                f"weight_norm.name={self.weight_norm.name} makes others; use weight_norm.name=none, or "
+                "weight_norm.name=structural with measure=sparsity instead of proximal"
+            )
+        if self.ema_decay is not None:
+            raise ValueError(
+                f"proximal.penalty={self.proximal.penalty} makes exact zeros, which averaged weights have not; "
+                "leave ema_decay out"
+            )
         return self
 
     @property

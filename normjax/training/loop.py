@@ -75,7 +75,7 @@ class _Run:
         self.evaluator = Evaluator(self.session)
         self.stream = make_stream(config.stream, self.dataset.train, batch_size=config.batch_size, seed=config.seed)
         with self.clock("compile"):
-            self.initial = self.session.initial_state(self._draw_reference())
+            self.initial = self.session.initial_state(self._draw_reference(), self._draw_first())
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
         run.record(config, self.dataset.info)
         self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)
@@ -111,6 +111,14 @@ class _Run:
             return None
         reference = config.reference
         return draw_reference(data.train, data.prepare, size=reference.size, draw=reference.draw, seed=config.seed)
+
+    def _draw_first(self) -> np.ndarray | None:
+        size = self.config.weight_norm.initialize_from
+        if size is None:
+            return None
+        name = "weight_norm.initialize_from"
+        data = self.dataset
+        return draw_reference(data.train, data.prepare, size=size, draw="random", seed=self.config.seed, name=name)
 
     def _train(self, state: Any, start: int) -> Any:
         total = self.session.total_steps

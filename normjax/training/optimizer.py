@@ -1,11 +1,13 @@
 """From a config to the learning rate's course and the optimizer."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import jax
 import optax
 
-from normjax.training.config import OptimizerConfig, ScheduleConfig
-from normjax.transforms import decay_mask
+from normjax.functional import prox_exclusive_sparsity, prox_group_sparsity, prox_l1
+from normjax.training.config import OptimizerConfig, ProximalConfig, ScheduleConfig
+from normjax.transforms import decay_mask, proximal
 
 
 class Scheduled(Protocol):
@@ -75,3 +77,40 @@ def make_optimizer(options: OptimizerConfig, schedule: optax.Schedule) -> optax.
         optax.add_decayed_weights(options.weight_decay, mask=decay_mask),
         optax.sgd(schedule, momentum=options.momentum, nesterov=options.nesterov and options.momentum > 0),
     )
+
+
+def make_proximal(
+    options: ProximalConfig, schedule: optax.Schedule, total_steps: int
+) -> optax.GradientTransformation | None:
+    """The proximal step behind the optimizer's; None where no penalty is named.
+
+    Args:
+      options: the ``proximal`` section.
+      schedule: learning rate by step.
+      total_steps: steps of the whole training.
+    """
+    if options.penalty == "none":
+        return None
+
+    def prox(kernel: jax.Array, strength: Any) -> jax.Array:
+        members = (-1,) if options.axis == "input" else tuple(range(kernel.ndim - 1))
+        match options.penalty:
+            case "exclusive_sparsity":
+                return prox_exclusive_sparsity(kernel, strength, members, options.rule)
+            case "group_sparsity":
+                return prox_group_sparsity(kernel, strength, members)
+            case _:
+                return prox_l1(kernel, strength)
+
+    rise = round(options.rise * total_steps)
+    strength = optax.linear_schedule(0.0, options.strength, rise) if rise else options.strength
+    return proximal(strength, prox=prox, learning_rate=schedule, mask=hidden_kernels)
+
+
+def hidden_kernels(params: Any) -> Any:
+    """True for the kernels of all layers but the last, which stays as it is (as under a weight norm)."""
+
+    def hidden(path: tuple, kernel: bool) -> bool:
+        return kernel and jax.tree_util.keystr(path[:1], simple=True) != "head"
+
+    return jax.tree_util.tree_map_with_path(hidden, decay_mask(params))

@@ -12,9 +12,11 @@ from flax import linen as nn
 
 from normjax.data.source import DatasetInfo
 from normjax.errors import UserError
+from normjax.inference import initialize_from_batch
+from normjax.linen.statistics import REFERENCE_STATS
 from normjax.models import build_model
 from normjax.training.config import TrainConfig
-from normjax.training.optimizer import make_optimizer, make_schedule
+from normjax.training.optimizer import make_optimizer, make_proximal, make_schedule
 from normjax.training.parallel import DataParallel
 from normjax.training.reference import first_statistics, make_ready, make_refresh
 from normjax.training.state import TrainState, init_state
@@ -35,17 +37,20 @@ class Session(NamedTuple):
     refresh: Any  # takes the reference anew between steps; None where it is not due at any
     ready: Any  # makes a state ready to be evaluated; None where it is
 
-    def initial_state(self, reference: np.ndarray | None = None) -> TrainState:
+    def initial_state(self, reference: np.ndarray | None = None, first: np.ndarray | None = None) -> TrainState:
         """The state before the first step, as numpy arrays.
 
         Args:
           reference: images of the reference batch, where the norm wants one.
+          first: images by which weight-normalised layers are initialised, where the config wants that.
 
         Raises:
           UserError: the network cannot be built, for example because an option of its norm does not fit.
         """
         assert (reference is not None) == self.config.has_reference
-        return jax.tree.map(np.asarray, self._make_state(None if reference is None else jnp.asarray(reference)))
+        assert (first is not None) == (self.config.weight_norm.initialize_from is not None)
+        state = self._make_state(*(None if images is None else jnp.asarray(images) for images in (reference, first)))
+        return jax.tree.map(np.asarray, state)
 
     def state_like(self) -> TrainState:
         """Zeros in the shape of a state, to restore a checkpoint into.
@@ -58,8 +63,16 @@ class Session(NamedTuple):
             reference = jax.ShapeDtypeStruct((self.config.reference.size, *self.info.image_shape), jnp.uint8)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(self._make_state, reference))
 
-    def _make_state(self, reference: jax.Array | None) -> TrainState:
+    def _make_state(self, reference: jax.Array | None, first: jax.Array | None = None) -> TrainState:
         scale = Images(self.info.mean, self.info.std).scale
+
+        def prepared(variables: dict[str, Any], reference: jax.Array | None, first: jax.Array | None) -> dict[str, Any]:
+            if reference is not None:
+                variables[REFERENCE_STATS] = first_statistics(self.model, variables, reference, scale, AXIS)
+            if first is not None:
+                variables = initialize_from_batch(self.model, variables, scale(first), train=False)
+            return variables
+
         try:
             return init_state(
                 self.model,
@@ -68,9 +81,7 @@ class Session(NamedTuple):
                 seed=self.config.seed,
                 ema=self.config.ema_decay is not None,
                 reference=reference,
-                reference_statistics=lambda variables, images: first_statistics(
-                    self.model, variables, images, scale, AXIS
-                ),
+                prepare=lambda variables, reference: prepared(variables, reference, first),
             )
         except (TypeError, ValueError) as error:
             name = f"{self.config.model.name} with {self.config.norm.name}"
@@ -127,6 +138,7 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
             config.model.name,
             num_classes=classes,
             norm=lambda **fields: norm(axis_name=AXIS, **fields),
+            weight_norm=config.weight_norm.factory(),
             widths=config.model.widths,
             dense=config.model.dense,
             dtype=jnp.dtype(config.model.dtype),
@@ -136,6 +148,8 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
     total_steps = math.ceil(config.epochs * info.train_examples / config.batch_size)
     schedule = make_schedule(config, total_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
+    if (prox := make_proximal(config.proximal, schedule, total_steps)) is not None:
+        optimizer = optax.chain(optimizer, prox)
     images = Images(info.mean, info.std)
     train_step = make_train_step(
         model,

@@ -9,8 +9,6 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from normjax.linen.statistics import REFERENCE_STATS
-
 
 class TrainState(struct.PyTreeNode):
     """Parameters, statistics, optimizer and counters of a run."""
@@ -33,7 +31,7 @@ def init_state(
     seed: int,
     ema: bool,
     reference: jax.Array | None = None,
-    reference_statistics: Callable[[dict[str, Any], jax.Array], Any] | None = None,
+    prepare: Callable[[dict[str, Any], jax.Array | None], dict[str, Any]] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -44,14 +42,12 @@ def init_state(
       seed: decides the initial parameters.
       ema: whether averaged weights are kept.
       reference: images of the reference batch; None where no layer wants them.
-      reference_statistics: takes the statistics of these images from the variables.
+      prepare: what is done to the initial variables, given these images.
     """
 
     def make(key: jax.Array, reference: jax.Array | None) -> dict[str, Any]:
         variables = dict(model.init(key, example, train=True))
-        if reference is not None and reference_statistics is not None:
-            variables[REFERENCE_STATS] = reference_statistics(variables, reference)
-        return variables
+        return variables if prepare is None else prepare(variables, reference)
 
     variables = jax.jit(make)(jax.random.key(seed), reference)
     params = variables.pop("params")

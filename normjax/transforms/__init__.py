@@ -2,5 +2,6 @@
 
 from normjax.transforms.decay import decay_mask
 from normjax.transforms.guard import all_finite, select
+from normjax.transforms.proximal import ProximalState, proximal
 
-__all__ = ["all_finite", "decay_mask", "select"]
+__all__ = ["ProximalState", "all_finite", "decay_mask", "proximal", "select"]

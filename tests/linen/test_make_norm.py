@@ -104,7 +104,7 @@ def test_options_of_a_norm_can_be_asked_for(name):
     assert not has_option("unknown", "epsilon")
 
 
-@pytest.mark.parametrize("name", ["batchnorm", "BatchNorm", "", "none"])
+@pytest.mark.parametrize("name", ["batchnorm", "BatchNorm", "", "None"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
     # The message is what a user of a config sees.
     with pytest.raises(ValueError, match="is not known; use one of") as error:
