@@ -158,6 +158,31 @@ def fold(
     return command
 
 
+def structure(
+    run: _RUN,
+    output: Path | None = None,
+    checkpoint: str = "best",
+    json: bool = False,
+) -> Callable[[], None]:
+    """Show the zeros, the dead neurons and the neuron scales of a trained network, layer by layer.
+
+    Args:
+        run: directory of the run
+        output: the picture; None: structure.png in the run's directory
+        checkpoint: best (by validation), last, or the number of a step
+        json: print one JSON object instead of a table
+    """
+
+    def command() -> None:
+        from normjax.training.report import print_structure
+        from normjax.training.structure import structure_run
+
+        result = structure_run(run, output=output, checkpoint=checkpoint)
+        _print_json(result) if json else print_structure(result)
+
+    return command
+
+
 def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]]:
     """The subcommand ``detect``, whose options start from a config."""
 
@@ -238,6 +263,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "evaluate": evaluate,
         "predict": predict,
         "fold": fold,
+        "structure": structure,
         "detect": detect_command(detect),
         "study": study,
     }

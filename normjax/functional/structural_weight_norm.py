@@ -1,7 +1,7 @@
 """Structural weight normalization: what is measured of a network's structure takes part in normalising its weights."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import lax
@@ -203,6 +203,25 @@ def structural_weight_norm(
             split = split * _spread(units, split.shape, axis)
         weights = split.reshape(kernel.shape)
     return scaled(weights, scale).astype(kernel.dtype)
+
+
+def neuron_scales(kernel: Float[Array, "... outputs"], **structure: Any) -> Float[Array, " units"]:
+    """The scales by which ``structural_weight_norm`` with ``measure="neuron"`` multiplies the units.
+
+    Args:
+      kernel: as it is stored.
+      **structure: options of ``structural_weight_norm``.
+    """
+    options = ("axis", "min_scale", "max_scale", "feature_group_count")
+    strength = structure.get("strength")
+    weights = kernel
+    if structure.get("axis", "input") == "input":
+        weights = structural_weight_norm(kernel, **{**structure, "measure": None, "strength": None})
+    return neuron_scale(
+        weights,
+        strength=DEFAULT_STRENGTHS["neuron"] if strength is None else strength,
+        **{name: structure[name] for name in options if name in structure},
+    )
 
 
 def check_structure(measure: str | None, base: str, strength: float | Array | None, axis: str) -> None:

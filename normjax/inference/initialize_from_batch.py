@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normjax.functional.weight_norm import along_features, mean_and_inverse_deviation
 from normjax.inference.arguments import arguments_of
@@ -12,6 +14,7 @@ from normjax.linen.no_norm import NoNorm
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
 PARAMS = "params"
+_DONE = "initialized_from_batch"  # marks a layer for the time of the pass
 
 
 def initialize_from_batch(model: nn.Module, variables: Any, batch: Any, **options: Any) -> dict[str, Any]:
@@ -50,32 +53,35 @@ def initialize_from_batch(model: nn.Module, variables: Any, batch: Any, **option
     for array in jax.tree.leaves((arguments, keywords)):
         if jnp.ndim(array) and not jnp.shape(array)[0]:
             raise ValueError(f"the batch is empty: an input has shape {jnp.shape(array)}.")
-    done: set[tuple[str, ...]] = set()
+    wrappers: set[tuple[str, ...]] = set()
 
     def set_scales(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
         y = call(*args, **kwargs)
-        if context.method_name != "__call__" or module.path in done:
+        is_wrapper = isinstance(module, StructuralWeightNorm) and module.use_scale
+        is_bias = isinstance(module, NoNorm) and module.use_bias
+        # A layer that is called again stays as its first call has set it. The mark is a variable: code that is lifted
+        # may be traced more than once.
+        if context.method_name != "__call__" or not (is_wrapper or is_bias) or module.has_variable(PARAMS, _DONE):
             return y
-        if isinstance(module, StructuralWeightNorm) and module.use_scale:
-            done.add(module.path)
+        module.put_variable(PARAMS, _DONE, jnp.ones(()))
+        if is_wrapper:
+            wrappers.add(module.path)
             return _standardised(y, module, module.layer_instance)
-        if isinstance(module, NoNorm) and module.use_bias:
-            mean, _ = mean_and_inverse_deviation(y)
-            _update(module, "bias", lambda bias: bias - mean)
-            return y - along_features(mean, y)
-        return y
+        mean, _ = mean_and_inverse_deviation(y)
+        _update(module, "bias", lambda bias: bias - mean)
+        return y - along_features(mean, y)
 
     def initialized(variables: Any, arguments: Any, keywords: Any) -> Any:
         with nn.intercept_methods(set_scales):
             return model.apply(variables, *arguments, **keywords, **options, mutable=[PARAMS])[1][PARAMS]
 
-    params = jax.jit(initialized)(variables, arguments, keywords)
-    if not done:
+    params = flatten_dict(unfreeze(jax.jit(initialized)(variables, arguments, keywords)))
+    if not wrappers:
         raise ValueError(
             f"{type(model).__name__} has no StructuralWeightNorm with a scale, so there is nothing to initialise."
         )
-    return {**variables, PARAMS: params}
+    return {**variables, PARAMS: unflatten_dict({path: value for path, value in params.items() if path[-1] != _DONE})}
 
 
 def _standardised(y: jax.Array, wrapper: nn.Module, layer: nn.Module) -> jax.Array:

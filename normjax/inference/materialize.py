@@ -13,6 +13,7 @@ from normjax.inference.arguments import arguments_of
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
 PARAMS = "params"
+_PLAIN = "plain_kernel"  # where a kernel is noted
 
 
 class Materialized(NamedTuple):
@@ -53,32 +54,25 @@ def materialize(model: nn.Module, variables: Any, batch: Any, **options: Any) ->
     arguments, keywords = arguments_of(batch)
     scales: set[tuple[str, ...]] = set()
 
-    def write(variables: Any) -> Any:
-        done: set[tuple[str, ...]] = set()
-
-        def write_kernel(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            if not _is_wrapper_call(context):
-                return call(*args, **kwargs)
+    def note_kernel(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if _is_wrapper_call(context):
+            scale = module.get_variable(PARAMS, "scale") if module.use_scale else None
             layer = module.layer_instance
-            if layer.path not in done:
-                # A layer that is called again has its kernel already.
-                scale = module.get_variable(PARAMS, "scale") if module.use_scale else None
-                kernel = module.normalized_kernel(layer.get_variable(PARAMS, "kernel"), scale)
-                layer.put_variable(PARAMS, "kernel", kernel)
-                done.add(layer.path)
-            if module.use_scale:
-                scales.add((*module.path, "scale"))
-            return layer(*args, **kwargs)
+            # Beside the kernel and not in its place: a layer may be called, and lifted code traced, more than once.
+            layer.put_variable(PARAMS, _PLAIN, module.normalized_kernel(layer.get_variable(PARAMS, "kernel"), scale))
+            scales.add((*module.path, "scale"))
+        return call(*args, **kwargs)
 
-        with nn.intercept_methods(write_kernel):
-            _, updated = model.apply(variables, *arguments, **keywords, **options, mutable=[PARAMS])
-        if not done:
-            raise ValueError(f"{type(model).__name__} has no StructuralWeightNorm, so there is nothing to materialise.")
-        return updated[PARAMS]
+    def write(variables: Any) -> Any:
+        with nn.intercept_methods(note_kernel):
+            return model.apply(variables, *arguments, **keywords, **options, mutable=[PARAMS])[1][PARAMS]
 
     params = flatten_dict(unfreeze(jax.jit(write)(variables)))
-    plain = unflatten_dict({path: value for path, value in params.items() if path not in scales})
+    kernels = {(*path[:-1], "kernel"): params.pop(path) for path in list(params) if path[-1] == _PLAIN}
+    if not kernels:
+        raise ValueError(f"{type(model).__name__} has no StructuralWeightNorm, so there is nothing to materialise.")
+    plain = unflatten_dict({path: value for path, value in (params | kernels).items() if path not in scales})
     return Materialized(_plain_apply(model), {**variables, PARAMS: plain})
 
 

@@ -13,6 +13,7 @@ from normjax.functional.structural_weight_norm import (
     Axis,
     Base,
     Measure,
+    neuron_scales,
     starting_scale,
     structural_weight_norm,
 )
@@ -95,9 +96,10 @@ class StructuralWeightNorm(nn.Module):
                 f"{type(self).__name__} wraps a Dense, Conv or ConvTranspose, and layer_instance is a "
                 f"{type(self.layer_instance).__name__}."
             )
-        normalized = nn.map_variables(
-            lambda layer: layer(*args, **kwargs), "params", self._normalize, init=self.is_initializing()
-        )
+        if self.is_initializing():
+            # Flax would keep what comes out of the mapping; so the layer starts as it does without a wrapper.
+            self.layer_instance(*args, **kwargs)
+        normalized = nn.map_variables(lambda layer: layer(*args, **kwargs), "params", self._normalize)
         return normalized(self.layer_instance)
 
     def _normalize(self, variables: Any) -> Any:
@@ -111,13 +113,18 @@ class StructuralWeightNorm(nn.Module):
 
     def normalized_kernel(self, kernel: jax.Array, scale: jax.Array | None) -> jax.Array:
         """The kernel that the layer takes, made of the one it stores."""
-        options = {name: getattr(self, name) for name in STRUCTURE}
-        groups = getattr(self.layer_instance, "feature_group_count", 1)
         kernel = as_flax(jnp.asarray(kernel), self.layer_instance)
         scale = None if scale is None else jnp.asarray(scale)
-        return as_flax(
-            structural_weight_norm(kernel, scale, feature_group_count=groups, **options), self.layer_instance
-        )
+        return as_flax(structural_weight_norm(kernel, scale, **self._structure()), self.layer_instance)
+
+    def neuron_scales(self, kernel: jax.Array) -> jax.Array:
+        """The scale of each unit by ``measure="neuron"``, given the kernel that is stored."""
+        assert self.measure == "neuron"
+        return neuron_scales(as_flax(jnp.asarray(kernel), self.layer_instance), **self._structure())
+
+    def _structure(self) -> dict[str, Any]:
+        groups = getattr(self.layer_instance, "feature_group_count", 1)
+        return {**{name: getattr(self, name) for name in STRUCTURE}, "feature_group_count": groups}
 
 
 def as_flax(kernel: jax.Array, layer: Any) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import export
 
 from normjax.errors import UserError
-from normjax.inference import fold
+from normjax.inference import Materialized, fold, materialize
 from normjax.training.evaluate import restore_network
 from normjax.training.step import Images
 
@@ -41,7 +41,11 @@ def fold_run(path: Path, *, output: Path | None = None, checkpoint: str = "best"
     scale = Images(session.info.mean, session.info.std).scale
     variables = jax.tree.map(jnp.asarray, network)
     shape = session.info.image_shape
-    apply, folded = fold(session.model, variables, scale(jnp.zeros((1, *shape), jnp.uint8)), train=False)
+    example = scale(jnp.zeros((1, *shape), jnp.uint8))
+    plain = Materialized(session.model.apply, variables)
+    if session.config.weight_norm.name != "none":
+        plain = materialize(session.model, variables, example, train=False)
+    apply, folded = fold(plain, plain.variables, example, train=False)
 
     (batch,) = export.symbolic_shape("batch")
     program = export.export(jax.jit(lambda pixels: apply(folded, scale(pixels))), platforms=PLATFORMS)(

@@ -109,3 +109,29 @@ def print_folding(result: dict[str, Any], console: Console | None = None) -> Non
         soft_wrap=True,
         highlight=False,
     )
+
+
+def print_structure(result: dict[str, Any], console: Console | None = None) -> None:
+    """Zeros, dead neurons and neuron scales of each layer."""
+    console = console or Console()
+    measured = any(layer["neuron_scales"] is not None for layer in result["layers"])
+    table = Table(title=f"{result['run']}, step {result['step']:,}", title_justify="left")
+    table.add_column("layer")
+    for name in ("kernel", "zeros", "dead inputs", "dead outputs", *(["neuron scales"] if measured else [])):
+        table.add_column(name, justify="right")
+    for layer in result["layers"]:
+        row = [
+            layer["name"],
+            "x".join(map(str, layer["shape"])),
+            f"{layer['sparsity']:.1%}",
+            str(len(layer["dead_inputs"])),
+            str(len(layer["dead_outputs"])),
+        ]
+        if measured:
+            scales = layer["neuron_scales"]
+            row.append("" if scales is None else f"{min(scales):.2f} to {max(scales):.2f}")
+        table.add_row(*row)
+    table.add_section()
+    table.add_row("all", "", f"{result['sparsity']:.1%}")
+    console.print(table)
+    console.print(f"drawn in {result['file']}", soft_wrap=True, highlight=False)

@@ -129,7 +129,7 @@ def test_a_run_is_not_gone_on_with_under_another_config(refused, finished):
     assert contents(finished) == before
 
 
-@pytest.mark.parametrize("subcommand", ["evaluate", "predict", "fold"])
+@pytest.mark.parametrize("subcommand", ["evaluate", "predict", "fold", "structure"])
 def test_a_directory_without_a_run(refused, tmp_path, subcommand):
     picture = [digit_file(tmp_path / "digit.png")] if subcommand == "predict" else []
     for path in (tmp_path, tmp_path / "nosuch"):

@@ -95,6 +95,34 @@ def test_nnx_does_the_same_by_a_switch():
     standard(y)
 
 
+def test_layers_inside_a_scan_and_layers_that_are_called_twice():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return normjax.StructuralWeightNorm(nn.Dense(6), group_size=3)(x), None
+
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)[0]
+
+    class Tied(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = normjax.StructuralWeightNorm(nn.Dense(6), group_size=3)
+            first = layer(x)
+            self.sow("intermediates", "first", first)
+            return layer(nn.relu(first))
+
+    x = draw(64, 6, shift=1.0)
+    for net in (Deep(), Tied()):
+        variables = {"params": net.init(jax.random.key(0), x)["params"]}
+        ready = normjax.initialize_from_batch(net, variables, x)
+        chex.assert_trees_all_equal_shapes(ready, variables)
+        y, told = net.apply(ready, x, mutable=["intermediates"])
+        standard(told["intermediates"]["first"][0] if isinstance(net, Tied) else y)
+
+
 def test_an_output_that_never_changes_keeps_its_scale():
     x = jnp.ones((8, 4))
     layer = normjax.StructuralWeightNorm(nn.Dense(2), base="weight_norm")

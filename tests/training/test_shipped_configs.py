@@ -16,8 +16,9 @@ from normjax import cli
 from normjax.detection import train as detector
 from normjax.detection.config import DetectionConfig
 from normjax.linen.factory import NORMS
+from normjax.linen.weight_norm_factory import WEIGHT_NORMS
 from normjax.training import loop, report
-from normjax.training.config import NormConfig, TrainConfig, load_config, parse_config
+from normjax.training.config import NormConfig, TrainConfig, WeightNormConfig, load_config, parse_config
 from normjax.training.session import build_session
 from normjax.training.state import init_state
 
@@ -129,3 +130,7 @@ def test_the_default_config_is_that_of_the_digits():
 def test_a_config_may_name_every_norm_there_is():
     # The names are written out for the command line's help; a new layer must not be forgotten there.
     assert set(get_args(NormConfig.model_fields["name"].annotation)) == set(NORMS)
+
+
+def test_a_config_may_name_every_weight_norm_there_is():
+    assert set(get_args(WeightNormConfig.model_fields["name"].annotation)) == set(WEIGHT_NORMS)
