@@ -7,19 +7,16 @@ the step without one and a k-th of a reference pass.
 """
 
 import json
-import time
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders import median, run_in_turn
-from normjax.data import DatasetInfo
+from benchmarks.training_step import seconds_of_steps, session_of
 from normjax.training.config import TrainConfig, parse_config
-from normjax.training.session import build_session
 
 REFERENCE = 64
 EVERY = 10
@@ -34,16 +31,6 @@ RULES: dict[str, tuple[dict[str, Any], Any]] = {
     "virtual, once": ({}, "once"),
     "mixed, once": ({"mode": "mixed"}, "once"),
 }
-_INFO = DatasetInfo(
-    name="noise",
-    classes=tuple("0123456789"),
-    image_shape=(32, 32, 3),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    train_examples=50_000,
-    validation_examples=0,
-    test_examples=1,
-)
 
 
 def make_config(name: str, network: str, batch: int) -> TrainConfig:
@@ -67,27 +54,12 @@ def contender(name: Annotated[str, tyro.conf.Positional], network: str, batch: i
         batch: images of a step
         steps: how many are timed
     """
-    config = make_config(name, network, batch)
-    session = build_session(config, _INFO, jax.devices()[:1])
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (batch, 32, 32, 3), np.uint8)
-    reference = generator.integers(0, 256, (REFERENCE, 32, 32, 3), np.uint8) if config.has_reference else None
-    parallel = session.parallel
-    state = parallel.replicate(session.initial_state(reference))
-    rows = parallel.shard({"image": pixels, "label": generator.integers(0, 10, batch).astype(np.int32)})
-    step = parallel.map(session.train_step, ("replicated", "replicated"), donate=True)
-    refresh = session.refresh and parallel.map(session.refresh, "replicated", inputs=("replicated",), donate=True)
-    times = []
-    for number in range(1, steps + 1 + EVERY):
-        start = time.perf_counter()
-        if session.refreshes_before(number):
-            state = refresh(state)
-        state, _ = step(state, rows)
-        jax.block_until_ready(state)
-        times.append(time.perf_counter() - start)
+    session = session_of(make_config(name, network, batch))
+    times = seconds_of_steps(session, steps + EVERY)
     # The first steps compile and warm up; a refresh belongs to the steps behind it.
     timed = np.array(times[EVERY:]) * 1e3
-    print(json.dumps({"ms": float(timed.reshape(-1, EVERY).mean(1).min() if refresh else np.median(timed))}))
+    averaged = session.refresh is not None
+    print(json.dumps({"ms": float(timed.reshape(-1, EVERY).mean(1).min() if averaged else np.median(timed))}))
 
 
 def main(networks: tuple[str, ...] = NETWORKS, rounds: int = 3, threads: int = 2) -> None:

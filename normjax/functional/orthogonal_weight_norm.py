@@ -3,7 +3,6 @@
 import math
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from normjax.functional.groups import centre, gram_of_groups, times_groups
@@ -19,7 +18,7 @@ def orthogonal_weight_norm(
     group_size: int | None = None,
     center: bool = True,
     feature_group_count: int = 1,
-    method: Method | None = None,
+    method: Method = "newton",
     iterations: int = 20,
     epsilon: float = 1e-7,
 ) -> Float[Array, "... outputs"]:
@@ -42,8 +41,7 @@ def orthogonal_weight_norm(
         fan-in (less one, with ``center``). None is the largest divisor of them that is at most 64 and half the fan-in.
       center: whether to take out the mean of the weights of each output.
       feature_group_count: of a grouped convolution.
-      method: ``newton`` or ``eigh`` (see ``inverse_sqrt``); None takes ``eigh`` on CPU, where it is the faster one,
-        and ``newton`` elsewhere.
+      method: ``newton`` or ``eigh`` (see ``inverse_sqrt``).
       iterations: of Newton; 20 serve a condition of 1e4.
       epsilon: added to the diagonal of :math:`\bar Z \bar Z^T`, as a share of its mean.
 
@@ -74,13 +72,7 @@ def orthogonal_weight_norm(
     mean_square = trace_of(gram) / size
     relative = gram / jnp.where(mean_square > 0, mean_square, 1)
 
-    def root(method: Method) -> Array:
-        return inverse_sqrt(relative, method=method, iterations=iterations, epsilon=epsilon)
-
-    if method is not None:
-        matrix = root(method)
-    else:
-        matrix = lax.platform_dependent(cpu=lambda: root("eigh"), default=lambda: root("newton"))
+    matrix = inverse_sqrt(relative, method=method, iterations=iterations, epsilon=epsilon)
     rows = times_groups(rows, matrix * inverse_root(mean_square))
     rows = times_groups(rows, 1.5 * jnp.eye(size, dtype=rows.dtype)[None] - 0.5 * gram_of_groups(rows, size))
     return scaled(rows.reshape(kernel.shape), scale).astype(kernel.dtype)

@@ -109,7 +109,7 @@ def structural_weight_norm(
     feature_group_count: int = 1,
     group_size: int | None = None,
     center: bool = True,
-    method: Method | None = None,
+    method: Method = "newton",
     iterations: int = 20,
     rule: SparsityRule = "exact",
     min_scale: float = 0.1,

@@ -38,7 +38,7 @@ class StructuralWeightNorm(nnx.Module):
       group_size: outputs that are orthogonal to each other; None is the largest divisor of them that is at most 64
         and half the fan-in.
       center: whether the orthogonal base takes out the mean of the weights of each output.
-      method: ``newton``, ``eigh`` or None (what is faster on the platform), of the orthogonal base.
+      method: ``newton`` or ``eigh``, of the orthogonal base.
       iterations: of Newton.
       rule: ``exact`` or ``cges``, of the proximal operator.
       min_scale: lower limit of a neuron's scale.
@@ -67,7 +67,7 @@ class StructuralWeightNorm(nnx.Module):
         axis: Axis = "input",
         group_size: int | None = None,
         center: bool = True,
-        method: Method | None = None,
+        method: Method = "newton",
         iterations: int = 20,
         rule: SparsityRule = "exact",
         min_scale: float = 0.1,

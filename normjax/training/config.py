@@ -97,10 +97,14 @@ class WeightNormConfig(Section):
 class ProximalConfig(Section):
     """A proximal step on the kernels of the hidden layers after each step of the optimizer."""
 
-    penalty: Literal["none", "exclusive_sparsity", "group_sparsity", "l1"] = Field(
-        "none", description="whose proximal operator it is"
+    penalty: Literal["none", "exclusive_sparsity", "group_sparsity", "l1", "combined", "magnitude"] = Field(
+        "none",
+        description="whose operator it is; combined: group, then exclusive sparsity as in CGES; "
+        "magnitude: the smallest weights of all layers are zero",
     )
-    strength: float = Field(1e-4, ge=0, description="of the penalty; times the learning rate in each step")
+    strength: float = Field(
+        1e-4, ge=0, description="of the penalty, times the learning rate in each step; magnitude: share of zeros"
+    )
     axis: Literal["input", "output"] = Field("input", description="units whose weights are a group")
     rule: Literal["exact", "cges"] = Field("exact", description="of exclusive_sparsity: exact, or as the CGES code")
     rise: float = Field(0.0, ge=0, le=1, description="share of the training in which the strength rises from 0")
@@ -215,8 +219,13 @@ class TrainConfig(Section):
     def _zeros_survive(self) -> "TrainConfig":
         if self.proximal.penalty == "none":
             if self.proximal != ProximalConfig():
-                raise ValueError("proximal needs a penalty: exclusive_sparsity, group_sparsity or l1")
+                raise ValueError("proximal needs a penalty, for example exclusive_sparsity")
             return self
+        if self.proximal.penalty == "magnitude" and self.proximal.strength >= 1:
+            raise ValueError(
+                f"proximal.strength={self.proximal.strength:g} is the share of zeros with penalty=magnitude; "
+                "use less than 1"
+            )
         if self.weight_norm.name != "none":
             raise ValueError(
                 f"proximal.penalty={self.proximal.penalty} makes zeros in stored kernels, of which "

@@ -1,13 +1,15 @@
 """From a config to the learning rate's course and the optimizer."""
 
+from functools import partial
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 import optax
 
 from normjax.functional import prox_exclusive_sparsity, prox_group_sparsity, prox_l1
 from normjax.training.config import OptimizerConfig, ProximalConfig, ScheduleConfig
-from normjax.transforms import decay_mask, proximal
+from normjax.transforms import decay_mask, magnitude_pruning, proximal
 
 
 class Scheduled(Protocol):
@@ -84,27 +86,56 @@ def make_proximal(
 ) -> optax.GradientTransformation | None:
     """The proximal step behind the optimizer's; None where no penalty is named.
 
+    ``combined`` is that of CGES, group and exclusive sparsity in the shares of the authors; layers are in the order of
+    their names.
+
     Args:
       options: the ``proximal`` section.
       schedule: learning rate by step.
       total_steps: steps of the whole training.
+
+    References:
+      Yoon, Hwang, `Combined Group and Exclusive Sparsity for Deep Neural Networks
+      <https://proceedings.mlr.press/v70/yoon17a.html>`_, 2017.
     """
-    if options.penalty == "none":
-        return None
-
-    def prox(kernel: jax.Array, strength: Any) -> jax.Array:
-        members = (-1,) if options.axis == "input" else tuple(range(kernel.ndim - 1))
-        match options.penalty:
-            case "exclusive_sparsity":
-                return prox_exclusive_sparsity(kernel, strength, members, options.rule)
-            case "group_sparsity":
-                return prox_group_sparsity(kernel, strength, members)
-            case _:
-                return prox_l1(kernel, strength)
-
     rise = round(options.rise * total_steps)
+    match options.penalty:
+        case "none":
+            return None
+        case "magnitude":
+            # Fast at first, while many weights are of no use (Zhu, Gupta, 2017).
+            share = optax.polynomial_schedule(0.0, options.strength, 3, rise) if rise else options.strength
+            return magnitude_pruning(share, mask=hidden_kernels)
     strength = optax.linear_schedule(0.0, options.strength, rise) if rise else options.strength
-    return proximal(strength, prox=prox, learning_rate=schedule, mask=hidden_kernels)
+
+    def members(kernel: jax.Array) -> tuple[int, ...]:
+        return (-1,) if options.axis == "input" else tuple(range(kernel.ndim - 1))
+
+    def exclusive(kernel: jax.Array, strength: Any) -> jax.Array:
+        return prox_exclusive_sparsity(kernel, strength, members(kernel), options.rule)
+
+    def group(kernel: jax.Array, strength: Any) -> jax.Array:
+        return prox_group_sparsity(kernel, strength, members(kernel))
+
+    options_of_all: dict[str, Any] = {"learning_rate": schedule, "mask": hidden_kernels}
+    match options.penalty:
+        case "exclusive_sparsity":
+            return proximal(strength, prox=exclusive, **options_of_all)
+        case "group_sparsity":
+            return proximal(strength, prox=group, **options_of_all)
+        case "l1":
+            return proximal(strength, prox=prox_l1, **options_of_all)
+    # The first layers lose whole groups, the last ones let weights compete (Yoon, Hwang, 2017).
+    return optax.chain(
+        proximal(strength, prox=group, factors=partial(_from_first_to_last, 0.8, 0.2), **options_of_all),
+        proximal(strength, prox=exclusive, factors=partial(_from_first_to_last, 0.2, 0.8), **options_of_all),
+    )
+
+
+def _from_first_to_last(first: float, last: float, params: Any) -> Any:
+    """Equally spaced numbers for the parameters, in the order of their names."""
+    leaves, tree = jax.tree.flatten(params)
+    return jax.tree.unflatten(tree, np.linspace(first, last, len(leaves)).tolist())
 
 
 def hidden_kernels(params: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from normjax.transforms.decay import decay_mask
 from normjax.transforms.guard import all_finite, select
+from normjax.transforms.magnitude import magnitude_pruning
 from normjax.transforms.proximal import ProximalState, proximal
 
-__all__ = ["ProximalState", "all_finite", "decay_mask", "proximal", "select"]
+__all__ = ["ProximalState", "all_finite", "decay_mask", "magnitude_pruning", "proximal", "select"]

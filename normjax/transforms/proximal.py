@@ -24,6 +24,7 @@ def proximal(
     *,
     prox: Prox = prox_exclusive_sparsity,
     learning_rate: optax.ScalarOrSchedule = 1.0,
+    factors: Callable[[Any], Any] | None = None,
     mask: Any = decay_mask,
 ) -> optax.GradientTransformation:
     r"""Takes a proximal step where the optimizer arrived, so that weights become exact zeros.
@@ -40,6 +41,7 @@ def proximal(
       strength: :math:`\lambda`, 0 or more, or a schedule of it by step.
       prox: a function of a kernel and a strength, for example ``prox_group_sparsity``.
       learning_rate: :math:`\eta`, or its schedule.
+      factors: gives, for the tree of parameters that take the step, by what the strength of each is multiplied.
       mask: which parameters take the step: a tree of bools or a function of the parameters.
 
     Returns:
@@ -69,8 +71,11 @@ def proximal(
         if params is None:
             raise ValueError("params=None: a proximal step needs the parameters; call update(updates, state, params).")
         step = _at(strength, state.step) * _at(learning_rate, state.step)
+        factor = jax.tree.map(lambda _: 1.0, params) if factors is None else factors(params)
         # What is added to the parameter again: minus itself gives an exact zero.
-        moves = jax.tree.map(lambda update, param: prox(param + update, step) - param, updates, params)
+        moves = jax.tree.map(
+            lambda update, param, factor: prox(param + update, factor * step) - param, updates, params, factor
+        )
         return moves, ProximalState(optax.safe_increment(state.step))
 
     return optax.masked(optax.GradientTransformation(init, update), mask)

@@ -73,7 +73,7 @@ def test_it_costs_no_operation_of_the_reparametrisation():
     def operations(function, variables):
         return str(jax.make_jaxpr(lambda v: function(v, x, train=False))(variables)).count("=")
 
-    assert "eigh" in str(jax.make_jaxpr(lambda v: net.apply(v, x, train=False))(variables))
+    assert operations(net.apply, variables) > operations(apply, plain) + 50
     assert operations(apply, plain) == operations(network("mlp", "none").apply, plain)
 
 

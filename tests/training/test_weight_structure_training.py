@@ -44,6 +44,7 @@ def test_eight_devices_do_as_one(mode, weight_norm):
         ({"penalty": "exclusive_sparsity", "axis": "output"}, lambda k, s: prox_exclusive_sparsity(k, s, 0)),
         ({"penalty": "group_sparsity", "strength": 25.0}, prox_group_sparsity),
         ({"penalty": "l1"}, prox_l1),
+        ({"penalty": "combined", "strength": 3.0}, None),
     ],
 )
 def test_the_step_ends_in_the_proximal_operator(proximal, prox):
@@ -58,7 +59,10 @@ def test_the_step_ends_in_the_proximal_operator(proximal, prox):
     want = plain.run([batch], state)[0].params
     got = sparse.run([batch], random_state(sparse.session).replace(opt_state=before))[0].params
     strength = 0.1 * proximal.get("strength", 0.8) * 4 / round(total / 2)
-    for layer in ("dense0", "dense1"):
+    for layer, share in (("dense0", 0.8), ("dense1", 0.2)):
+        if prox is None:
+            # Two layers: group sparsity first, 0.8 of it in the first layer, then the rest exclusive sparsity.
+            prox = lambda k, s, a=share: prox_exclusive_sparsity(prox_group_sparsity(k, s * a), s * (1 - a))  # noqa: E731
         want[layer]["kernel"] = np.asarray(prox(jnp.asarray(want[layer]["kernel"]), strength))
     chex.assert_trees_all_close(got, want, atol=1e-6)
     zeros = {layer: int((got[layer]["kernel"] == 0).sum()) for layer in ("dense0", "dense1", "head")}
@@ -121,11 +125,15 @@ def test_layers_start_with_outputs_of_mean_zero_and_variance_one(tmp_path):
             {"weight_norm": {"name": "weight_norm", "initialize_from": 8}, "norm": {"name": "reference_batch_norm"}},
             "weight_norm.initialize_from goes with norms that need no reference batch",
         ),
-        ({"proximal": {"strength": 0.1}}, "proximal needs a penalty: exclusive_sparsity, group_sparsity or l1"),
+        ({"proximal": {"strength": 0.1}}, "proximal needs a penalty, for example exclusive_sparsity"),
         ({"proximal": {"penalty": "l1", "strength": -0.1}}, "proximal.strength=-0.1: Input should be greater than"),
         (
             {"proximal": {"penalty": "l1"}, "weight_norm": {"name": "orthogonal"}},
             "proximal.penalty=l1 makes zeros in stored kernels, of which weight_norm.name=orthogonal makes others",
+        ),
+        (
+            {"proximal": {"penalty": "magnitude", "strength": 1.0}},
+            "strength=1 is the share of zeros .* use less than",
         ),
         ({"proximal": {"penalty": "l1"}, "ema_decay": 0.9}, "exact zeros, which averaged weights have not"),
     ],

@@ -76,6 +76,15 @@ def test_it_finds_the_minimum_of_loss_and_penalty():
     assert np.all(np.abs(slope[zero]) <= bound[zero] + 1e-4)
 
 
+def test_the_strength_of_each_parameter_is_multiplied_by_its_factor():
+    weights = {"first": draw(4, 4), "second": draw(4, 4), "bias": draw(4)}
+    transformation = proximal(0.5, prox=prox_l1, factors=lambda params: {**params, "first": 1.0, "second": 0.1})
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, weights), transformation.init(weights), weights)
+    moved = optax.apply_updates(weights, updates)
+    chex.assert_trees_all_close(moved["first"], prox_l1(weights["first"], 0.5), atol=1e-6)
+    chex.assert_trees_all_close(moved["second"], prox_l1(weights["second"], 0.05), atol=1e-6)
+
+
 def test_a_mask_chooses_the_parameters():
     weights = {"first": draw(4, 4), "head": draw(4, 4)}
     transformation = proximal(0.5, prox=prox_l1, mask={"first": True, "head": False})
