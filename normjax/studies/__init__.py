@@ -6,6 +6,8 @@ from typing import Any
 STUDIES = {  # name: module
     "reference-batch": "reference_batch",
     "reference-batch-transfer": "reference_batch_transfer",
+    "dswn-neuron": "dswn_neuron",
+    "dswn-sparsity": "dswn_sparsity",
 }
 
 

@@ -4,28 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from normjax.studies.curves import STYLES
 from normjax.studies.network import BATCH
 from normjax.studies.reference_batch import CONTENDERS, LABELS, STREAMS, runs_of
 from normjax.studies.trials import Results
 from normjax.training.plots import new_figure, save_figure
 
-# Told apart by dash and marker as well as by colour, so that they also read in black and white.
-_STYLES = dict(
-    zip(
-        CONTENDERS,
-        (
-            {"color": "#222222", "linestyle": "-", "marker": "o"},
-            {"color": "#7a7a7a", "linestyle": "--", "marker": "s"},
-            {"color": "#c2500a", "linestyle": "-", "marker": "^"},
-            {"color": "#1f5fa8", "linestyle": "-", "marker": "D"},
-            {"color": "#1f5fa8", "linestyle": "--", "marker": "v"},
-            {"color": "#2e8b57", "linestyle": "-", "marker": "x"},
-            {"color": "#2e8b57", "linestyle": "--", "marker": "+"},
-            {"color": "#8a4fbf", "linestyle": ":", "marker": "*"},
-        ),
-        strict=True,
-    )
-)
+_STYLES = dict(zip(CONTENDERS, STYLES, strict=True))
 
 
 def draw_accuracy(results: Results, file: Path) -> None:

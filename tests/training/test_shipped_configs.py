@@ -31,6 +31,7 @@ DETECTORS = [path for path in ALL if path.name.startswith("detector")]
 CONFIGS = [path for path in ALL if path not in DETECTORS]
 
 DIGITS = tiny_info(side=8, train_examples=1295)
+MNIST = tiny_info(side=28, name="mnist", train_examples=54_000)
 CIFAR = tiny_info(side=32, channels=3, name="cifar10", train_examples=50_000)
 IMAGENET = tiny_info(
     side=224, channels=3, name="imagenet2012", train_examples=1_281_167, classes=tuple(str(i) for i in range(1000))
@@ -54,7 +55,7 @@ KNOWN = {
 
 
 def info_for(config):
-    return {"digits": DIGITS, "cifar10": CIFAR, "imagenet2012": IMAGENET}[config.data.name]
+    return {"digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR, "imagenet2012": IMAGENET}[config.data.name]
 
 
 @pytest.fixture(params=CONFIGS, ids=str)

@@ -59,11 +59,11 @@ def test_the_step_ends_in_the_proximal_operator(proximal, prox):
     want = plain.run([batch], state)[0].params
     got = sparse.run([batch], random_state(sparse.session).replace(opt_state=before))[0].params
     strength = 0.1 * proximal.get("strength", 0.8) * 4 / round(total / 2)
+    # Combined, of two layers: 0.8 of the strength is group sparsity in the first layer, then the rest exclusive.
+    both = lambda k, s, a: prox_exclusive_sparsity(prox_group_sparsity(k, s * a), s * (1 - a))  # noqa: E731
     for layer, share in (("dense0", 0.8), ("dense1", 0.2)):
-        if prox is None:
-            # Two layers: group sparsity first, 0.8 of it in the first layer, then the rest exclusive sparsity.
-            prox = lambda k, s, a=share: prox_exclusive_sparsity(prox_group_sparsity(k, s * a), s * (1 - a))  # noqa: E731
-        want[layer]["kernel"] = np.asarray(prox(jnp.asarray(want[layer]["kernel"]), strength))
+        kernel = jnp.asarray(want[layer]["kernel"])
+        want[layer]["kernel"] = np.asarray(prox(kernel, strength) if prox else both(kernel, strength, share))
     chex.assert_trees_all_close(got, want, atol=1e-6)
     zeros = {layer: int((got[layer]["kernel"] == 0).sum()) for layer in ("dense0", "dense1", "head")}
     assert zeros["dense0"] + zeros["dense1"] > 0

@@ -1,0 +1,15 @@
+"""The convolutional network of cifar10_convnet.py without a norm of activations: NM on orthogonal weights.
+
+    python train.py --config configs/cifar10_convnet_neuron.py --data-dir DATA
+
+Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons.
+Expected: @cifar10_convnet_neuron
+"""
+
+from pathlib import Path
+
+from normjax.training.config import NormConfig, WeightNormConfig, load_config
+
+neuron = WeightNormConfig(name="structural", options={"measure": "neuron"}, initialize_from=256)
+changes = {"weight_norm": neuron, "norm": NormConfig(name="none")}
+config = load_config(Path(__file__).with_name("cifar10_convnet.py")).model_copy(update=changes)

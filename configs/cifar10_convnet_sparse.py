@@ -1,0 +1,14 @@
+"""The convolutional network of cifar10_convnet.py, made sparse while it trains: SM on orthogonal weights.
+
+    python train.py --config configs/cifar10_convnet_sparse.py --data-dir DATA
+
+More strength makes more zeros; `normjax structure RUN` shows those of each layer.
+Expected: @cifar10_convnet_sparse
+"""
+
+from pathlib import Path
+
+from normjax.training.config import WeightNormConfig, load_config
+
+sparse = WeightNormConfig(name="structural", options={"measure": "sparsity", "strength": 0.05})
+config = load_config(Path(__file__).with_name("cifar10_convnet.py")).model_copy(update={"weight_norm": sparse})
