@@ -78,8 +78,11 @@ def test_tables_are_means_and_paired_differences_of_the_steps():
     steps = dict.fromkeys(CONTENDERS, (200, 220, 240)) | {"neuron": (100, 120, 110), "none": (300, None, 500)}
     text = table(compared(steps))
     width = 4.302653 * np.std([-100, -100, -130], ddof=1) / np.sqrt(3)
-    assert f"| batch norm | 0.01 | 220.00 ± 49.68 | -110.00 ± {width:.2f} | 98.00 ± 0.00 |" in text
-    assert "| no normalization | 0.01 | reached by 2 of 3 seeds |  |" in text
+    assert (
+        f"| batch norm | 0.01 | 10.00 ± 0.00 | 220.00 ± 49.68 | 220.00 ± 49.68 | -110.00 ± {width:.2f} | 98.00 ± 0.00 |"
+        in text
+    )
+    assert "| reached by 2 of 3 seeds | reached by 2 of 3 seeds |  |" in text
     assert "NM takes fewer steps than each of the others" in text
     steps["weight_norm"] = (90, 100, 110)
     assert "NM does not take fewer steps than: weight norm (claimed: fewer than each)." in table(compared(steps))
