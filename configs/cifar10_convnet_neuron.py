@@ -3,7 +3,7 @@
     python train.py --config configs/cifar10_convnet_neuron.py --data-dir DATA
 
 Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons.
-Expected: @cifar10_convnet_neuron
+Expected: not run by us yet.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
     python train.py --config configs/cifar10_convnet_sparse.py --data-dir DATA
 
 More strength makes more zeros; `normjax structure RUN` shows those of each layer.
-Expected: @cifar10_convnet_sparse
+Expected: not run by us yet.
 """
 
 from pathlib import Path
