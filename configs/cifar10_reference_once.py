@@ -7,15 +7,12 @@ leave behind.
 Expected: see results/reference-batch.md, row "mixed, reference taken once".
 """
 
-import runpy
 from pathlib import Path
 
-from normjax.training.config import NormConfig, ReferenceConfig
+from normjax.training.config import NormConfig, ReferenceConfig, load_config
 
-_live = runpy.run_path(str(Path(__file__).with_name("cifar10_reference.py")))["config"]
-config = _live.model_copy(
-    update={
-        "norm": NormConfig(name="reference_batch_norm", options={"mode": "mixed"}),
-        "reference": ReferenceConfig(size=64, draw="balanced", refresh="once"),
-    }
-)
+changes = {
+    "norm": NormConfig(name="reference_batch_norm", options={"mode": "mixed"}),
+    "reference": ReferenceConfig(size=64, draw="balanced", refresh="once"),
+}
+config = load_config(Path(__file__).with_name("cifar10_reference.py")).model_copy(update=changes)

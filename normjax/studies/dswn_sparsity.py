@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from normjax.data.options import DataConfig
 from normjax.studies.calibration import found_strength, next_strength
 from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.network import CIFAR10
 from normjax.studies.rates import chosen_rate
 from normjax.studies.trials import Results, Trial
 from normjax.training.config import (
@@ -82,14 +83,7 @@ TASKS = (
     ),
     Task(
         "cifar10",
-        DataConfig(
-            name="cifar10",
-            validation=0,
-            augmentation="crop_flip",
-            padding=4,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
-        ),
+        CIFAR10.model_copy(update={"validation": 0}),
         ModelConfig(name="convnet", widths=(16, 32, 64), dense=(64,)),
         3.0,
         64,

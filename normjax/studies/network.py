@@ -1,4 +1,4 @@
-"""The network that the studies of reference batches train, and how."""
+"""The data and the network that the studies of reference batches train on, and how."""
 
 from normjax.data.options import DataConfig, StreamConfig
 from normjax.training.config import (
@@ -12,6 +12,14 @@ from normjax.training.config import (
 )
 
 BATCH = 64
+CIFAR10 = DataConfig(
+    name="cifar10",
+    validation=0.1,
+    augmentation="crop_flip",
+    padding=4,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
 _SMALL_SHARE = 50  # of the data are used in small, so that a pass over them is as much shorter
 
 

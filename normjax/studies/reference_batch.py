@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normjax.data.options import DataConfig, StreamConfig
+from normjax.data.options import StreamConfig
 from normjax.studies.comparison import estimate, markdown, paired
-from normjax.studies.network import convnet_config, steps_of
+from normjax.studies.network import CIFAR10, convnet_config, steps_of
 from normjax.studies.rates import chosen_rate
 from normjax.studies.trials import Results, Trial
 from normjax.training.config import NormConfig, ReferenceConfig, TrainConfig
@@ -25,14 +25,6 @@ STREAMS = {
     "two classes": StreamConfig(name="few_classes", classes=2),
     "one class": StreamConfig(name="few_classes", classes=1),
 }
-_DATA = DataConfig(
-    name="cifar10",
-    validation=0.1,
-    augmentation="crop_flip",
-    padding=4,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-)
 TUNED_AS = {"shuffled": "shuffled", "two classes": "two classes", "one class": "two classes"}
 _REFERENCE_MODES = ("virtual", "mixed", "fixed", "renorm")
 BASELINES = ("batch_norm", "batch_renorm", "group_norm")
@@ -128,7 +120,7 @@ def _tuning_key(stream: str, contender: str, rate: float) -> str:
 def _config(contender: str, stream: str, seed: int, rate: float, share: float, *, small: bool) -> TrainConfig:
     steps = steps_of(EPOCHS * share * IMAGES)
     return convnet_config(
-        _DATA,
+        CIFAR10,
         epochs=EPOCHS * share,
         steps=steps,
         small=small,
