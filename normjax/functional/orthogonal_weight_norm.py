@@ -5,9 +5,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from normjax.functional.affine import affine, check_affine
 from normjax.functional.groups import centre, gram_of_groups, times_groups
 from normjax.functional.moments import statistics_dtype
-from normjax.functional.weight_norm import check_kernel, scaled
+from normjax.functional.weight_norm import check_kernel
 from normjax.functional.whitening import Method, inverse_root, inverse_sqrt, trace_of
 
 
@@ -64,6 +65,7 @@ def orthogonal_weight_norm(
       Dependent Stiefel Manifolds in Deep Neural Networks <https://arxiv.org/abs/1709.06079>`_, 2018.
     """
     check_kernel(kernel)
+    check_affine(kernel, scale, None)
     size = row_group_size(kernel.shape, group_size, center, feature_group_count)
     rows = kernel.astype(statistics_dtype(kernel.dtype)).reshape(-1, kernel.shape[-1])
     if center:
@@ -71,11 +73,10 @@ def orthogonal_weight_norm(
     gram = gram_of_groups(rows, size)
     mean_square = trace_of(gram) / size
     relative = gram / jnp.where(mean_square > 0, mean_square, 1)
-
     matrix = inverse_sqrt(relative, method=method, iterations=iterations, epsilon=epsilon)
     rows = times_groups(rows, matrix * inverse_root(mean_square))
     rows = times_groups(rows, 1.5 * jnp.eye(size, dtype=rows.dtype)[None] - 0.5 * gram_of_groups(rows, size))
-    return scaled(rows.reshape(kernel.shape), scale).astype(kernel.dtype)
+    return affine(rows.reshape(kernel.shape), scale, None).astype(kernel.dtype)
 
 
 def row_group_size(shape: tuple[int, ...], group_size: int | None, center: bool, feature_group_count: int = 1) -> int:

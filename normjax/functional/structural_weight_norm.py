@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from normjax.functional.affine import affine, check_affine
 from normjax.functional.moments import statistics_dtype
 from normjax.functional.orthogonal_weight_norm import orthogonal_weight_norm
 from normjax.functional.sparsity import SparsityRule, check_strength, norm, prox_exclusive_sparsity
-from normjax.functional.weight_norm import check_kernel, scaled, weight_norm
+from normjax.functional.weight_norm import check_kernel, weight_norm
 from normjax.functional.whitening import Method, inverse_root
 
 Measure = Literal["sparsity", "neuron"]
@@ -142,13 +143,14 @@ def structural_weight_norm(
         (in ``sparsity`` those at one position of a convolution). ``output``: the weights of one output; with
         ``neuron`` their length is that in V, since the base makes all alike.
       feature_group_count: of a grouped convolution.
-      group_size: of the orthogonal base.
-      center: of the orthogonal base.
-      method: of the orthogonal base.
-      iterations: of the orthogonal base.
-      rule: of ``prox_exclusive_sparsity``.
-      min_scale: of ``neuron_scale``.
-      max_scale: of ``neuron_scale``.
+      group_size: outputs that the orthogonal base puts at right angles; None is the largest divisor of them that is at
+        most 64 and half the fan-in.
+      center: whether the orthogonal base takes out the mean of the weights of each output.
+      method: of the orthogonal base, ``newton`` or ``eigh``.
+      iterations: of Newton.
+      rule: of the proximal operator, ``exact`` or ``cges``.
+      min_scale: lower limit of a neuron's scale.
+      max_scale: upper limit of a neuron's scale.
 
     Returns:
       W, shape and type of ``kernel``.
@@ -170,6 +172,7 @@ def structural_weight_norm(
     """
     check_structure(measure, base, strength, axis)
     check_kernel(kernel)
+    check_affine(kernel, scale, None)
     wide = kernel.astype(statistics_dtype(kernel.dtype))
     match base:
         case "orthogonal":
@@ -189,7 +192,7 @@ def structural_weight_norm(
         strength = DEFAULT_STRENGTHS[measure] if strength is None else strength
         split = _split(weights, feature_group_count)
         if measure == "sparsity":
-            members = split.ndim - 1 if axis == "input" else tuple(range(split.ndim - 2))
+            members = split.ndim - 1 if axis == "input" else _weights_of(split.ndim, axis)
             split = prox_exclusive_sparsity(split, strength, members, rule)
         else:
             units = neuron_scale(
@@ -200,9 +203,11 @@ def structural_weight_norm(
                 max_scale=max_scale,
                 feature_group_count=feature_group_count,
             )
-            split = split * _spread(units, split.shape, axis)
+            # As neuron_scale lays them out: inputs or outputs, feature group after feature group.
+            grouped = units.reshape(feature_group_count, -1)
+            split = split * (grouped.T if axis == "input" else grouped).reshape(_broadcast(split, axis))
         weights = split.reshape(kernel.shape)
-    return scaled(weights, scale).astype(kernel.dtype)
+    return affine(weights, scale, None).astype(kernel.dtype)
 
 
 def neuron_scales(kernel: Float[Array, "... outputs"], **structure: Any) -> Float[Array, " units"]:
@@ -212,16 +217,11 @@ def neuron_scales(kernel: Float[Array, "... outputs"], **structure: Any) -> Floa
       kernel: as it is stored.
       **structure: options of ``structural_weight_norm``.
     """
-    options = ("axis", "min_scale", "max_scale", "feature_group_count")
-    strength = structure.get("strength")
-    weights = kernel
-    if structure.get("axis", "input") == "input":
-        weights = structural_weight_norm(kernel, **{**structure, "measure": None, "strength": None})
-    return neuron_scale(
-        weights,
-        strength=DEFAULT_STRENGTHS["neuron"] if strength is None else strength,
-        **{name: structure[name] for name in options if name in structure},
-    )
+    options = ("strength", "axis", "min_scale", "max_scale", "feature_group_count")
+    given = {name: structure[name] for name in options if structure.get(name) is not None}
+    if given.get("axis", "input") == "input":
+        kernel = structural_weight_norm(kernel, **{**structure, "measure": None, "strength": None})
+    return neuron_scale(kernel, **given)
 
 
 def check_structure(measure: str | None, base: str, strength: float | Array | None, axis: str) -> None:
@@ -267,10 +267,7 @@ def _weights_of(ndim: int, axis: Axis) -> tuple[int, ...]:
     return (*range(ndim - 3), ndim - 1) if axis == "input" else tuple(range(ndim - 2))
 
 
-def _spread(units: Array, shape: tuple[int, ...], axis: Axis) -> Array:
-    """What belongs to the units, as it multiplies a split kernel."""
-    *space, inputs, groups, outputs = shape
-    ones = (1,) * len(space)
-    if axis == "input":
-        return units.reshape(groups, inputs).T.reshape(*ones, inputs, groups, 1)
-    return units.reshape(*ones, 1, groups, outputs)
+def _broadcast(split: Array, axis: Axis) -> tuple[int, ...]:
+    """The shape of what belongs to the units, as it multiplies a split kernel."""
+    weights = _weights_of(split.ndim, axis)
+    return tuple(1 if i in weights else size for i, size in enumerate(split.shape))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from normjax.functional.affine import affine, check_affine
 from normjax.functional.moments import moments, statistics_dtype
 from normjax.functional.whitening import inverse_root
 
@@ -36,22 +37,10 @@ def weight_norm(
       Networks <https://arxiv.org/abs/1602.07868>`_, 2016.
     """
     check_kernel(kernel)
+    check_affine(kernel, scale, None)
     wide = kernel.astype(statistics_dtype(kernel.dtype))
     axes = tuple(range(kernel.ndim - 1))
-    return scaled(wide * inverse_root(jnp.square(wide).sum(axes, keepdims=True)), scale).astype(kernel.dtype)
-
-
-def scaled(kernel: Float[Array, "... outputs"], scale: Float[Array, " units"] | None) -> Float[Array, "... outputs"]:
-    """The kernel with each output times its scale.
-
-    Raises:
-      ValueError: the scale has other outputs.
-    """
-    if scale is None:
-        return kernel
-    if scale.shape != kernel.shape[-1:]:
-        raise ValueError(f"scale of shape {scale.shape} does not fit the {kernel.shape[-1]} outputs of the kernel.")
-    return kernel * along_features(scale, kernel)
+    return affine(wide * inverse_root(jnp.square(wide).sum(axes, keepdims=True)), scale, None).astype(kernel.dtype)
 
 
 def mean_and_inverse_deviation(
@@ -67,11 +56,6 @@ def mean_and_inverse_deviation(
     """
     found = moments(y, tuple(range(y.ndim - 1)))
     return found.mean, jnp.where(found.variance > 0, inverse_root(found.variance), 1)
-
-
-def along_features(value: Float[Array, " features"], y: Float[Array, "... features"]) -> Float[Array, "... features"]:
-    """A value of each feature, in the type of ``y`` and as it combines with it."""
-    return value.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def check_kernel(kernel: Array) -> None:

@@ -8,12 +8,13 @@ from flax import linen as nn
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from normjax.functional.weight_norm import along_features, mean_and_inverse_deviation
+from normjax.functional.affine import affine
+from normjax.functional.weight_norm import mean_and_inverse_deviation
 from normjax.inference.arguments import arguments_of
+from normjax.inference.materialize import PARAMS
 from normjax.linen.no_norm import NoNorm
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
-PARAMS = "params"
 _DONE = "initialized_from_batch"  # marks a layer for the time of the pass
 
 
@@ -70,7 +71,7 @@ def initialize_from_batch(model: nn.Module, variables: Any, batch: Any, **option
             return _standardised(y, module, module.layer_instance)
         mean, _ = mean_and_inverse_deviation(y)
         _update(module, "bias", lambda bias: bias - mean)
-        return y - along_features(mean, y)
+        return affine(y, None, -mean)
 
     def initialized(variables: Any, arguments: Any, keywords: Any) -> Any:
         with nn.intercept_methods(set_scales):
@@ -90,8 +91,8 @@ def _standardised(y: jax.Array, wrapper: nn.Module, layer: nn.Module) -> jax.Arr
     _update(wrapper, "scale", lambda scale: scale * inverse)
     if layer.has_variable(PARAMS, "bias"):
         _update(layer, "bias", lambda bias: (bias - mean) * inverse)
-        y = y - along_features(mean, y)
-    return y * along_features(inverse, y)
+        y = affine(y, None, -mean)
+    return affine(y, inverse, None)
 
 
 def _update(module: nn.Module, name: str, change: Any) -> None:

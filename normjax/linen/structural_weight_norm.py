@@ -34,18 +34,7 @@ class StructuralWeightNorm(nn.Module):
 
     Attributes:
       layer_instance: the layer.
-      measure: ``sparsity``, ``neuron`` or None.
-      base: ``orthogonal``, ``weight_norm`` or ``none``.
-      strength: of the measure; None is 1e-3 for ``sparsity`` and 1 for ``neuron``.
-      axis: the units that are measured, ``input`` or ``output``.
-      group_size: outputs that are orthogonal to each other; None is the largest divisor of them that is at most 64
-        and half the fan-in.
-      center: whether the orthogonal base takes out the mean of the weights of each output.
-      method: ``newton`` or ``eigh``, of the orthogonal base.
-      iterations: of Newton.
-      rule: ``exact`` or ``cges``, of the proximal operator.
-      min_scale: lower limit of a neuron's scale.
-      max_scale: upper limit of a neuron's scale.
+      measure: ``sparsity``, ``neuron`` or None; it and the fields up to ``max_scale`` are options of the function.
       use_scale: whether each output has a scale that is learned.
       initial_scale: where it starts; None is 1 without a base, and the square root of 2 with one, which keeps the
         variance of activations through relu.

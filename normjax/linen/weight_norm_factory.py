@@ -9,7 +9,7 @@ from flax import linen as nn
 from normjax.functional.structural_weight_norm import check_structure
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
-WeightNormFactory = Callable[..., nn.Module]
+WeightNormFactory = Callable[[nn.Module], nn.Module]
 
 # What each name says; further options may not say it again.
 _FIXED: dict[str, dict[str, Any]] = {

@@ -4,8 +4,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from normjax.linen.weight_norm_factory import plain
-from normjax.models.common import NormFactory, WeightNormFactory
+from normjax.linen.weight_norm_factory import WeightNormFactory, plain
+from normjax.models.common import NormFactory
 from normjax.models.convnet import ConvNet
 from normjax.models.detector import Detector
 from normjax.models.mlp import MLP

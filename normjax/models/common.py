@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
+from normjax.linen.weight_norm_factory import WeightNormFactory
+
 NormFactory = Callable[..., nn.Module]
-WeightNormFactory = Callable[[nn.Module], nn.Module]
+HEAD = "head"  # the last layer of every network, which no weight norm wraps
 
 
 def wrapped(weight_norm: WeightNormFactory, layer: type[nn.Module], **fields: Any) -> Callable[..., nn.Module]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.linen.weight_norm_factory import plain
-from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out, normalized, wrapped
+from normjax.linen.weight_norm_factory import WeightNormFactory, plain
+from normjax.models.common import HEAD, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 def conv_stages(
@@ -83,4 +83,4 @@ class ConvNet(nn.Module):
         for i, width in enumerate(self.dense):
             x = dense(width, name=f"dense{i}")(x)
             x = nn.relu(normalized(norm(name=f"dense_norm{i}"), x, mask))
-        return nn.Dense(self.num_classes, name="head")(at_least_float32(x))
+        return nn.Dense(self.num_classes, name=HEAD)(at_least_float32(x))

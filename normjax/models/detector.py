@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from normjax.linen.weight_norm_factory import plain
-from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out
+from normjax.linen.weight_norm_factory import WeightNormFactory, plain
+from normjax.models.common import NormFactory, at_least_float32, he_normal_out
 from normjax.models.convnet import conv_stages
 
 _GROUPS = 8  # of the group norms in neck and heads, which are trained from nothing

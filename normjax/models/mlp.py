@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.linen.weight_norm_factory import plain
-from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, normalized, wrapped
+from normjax.linen.weight_norm_factory import WeightNormFactory, plain
+from normjax.models.common import HEAD, NormFactory, at_least_float32, normalized, wrapped
 
 
 class MLP(nn.Module):
@@ -38,4 +38,4 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths):
             x = dense(width, name=f"dense{i}")(x)
             x = nn.relu(normalized(norm(name=f"norm{i}"), x, mask))
-        return nn.Dense(self.num_classes, name="head")(at_least_float32(x))
+        return nn.Dense(self.num_classes, name=HEAD)(at_least_float32(x))

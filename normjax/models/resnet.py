@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from normjax.linen.weight_norm_factory import plain
-from normjax.models.common import NormFactory, WeightNormFactory, at_least_float32, he_normal_out, normalized, wrapped
+from normjax.linen.weight_norm_factory import WeightNormFactory, plain
+from normjax.models.common import HEAD, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 class CifarResNet(nn.Module):
@@ -53,7 +53,7 @@ class CifarResNet(nn.Module):
                 y = normalized(norm(name=f"{name}_norm1"), y, mask)
                 x = nn.relu(y + _padded_shortcut(x, stride, width))
         x = at_least_float32(x).mean((1, 2))
-        return nn.Dense(self.num_classes, kernel_init=initializers.he_normal(), name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=initializers.he_normal(), name=HEAD)(x)
 
 
 class BottleneckResNet(nn.Module):
@@ -105,7 +105,7 @@ class BottleneckResNet(nn.Module):
                     x = normalized(norm(name=f"{name}_shortcut_norm"), x, mask)
                 x = nn.relu(y + x)
         x = at_least_float32(x).mean((1, 2))
-        return nn.Dense(self.num_classes, kernel_init=initializers.normal(0.01), name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=initializers.normal(0.01), name=HEAD)(x)
 
 
 def _padded_shortcut(x: jax.Array, stride: int, width: int) -> jax.Array:

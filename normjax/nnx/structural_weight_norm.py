@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from normjax.functional.affine import affine
 from normjax.functional.sparsity import SparsityRule
 from normjax.functional.structural_weight_norm import (
     STRUCTURE,
@@ -16,7 +17,7 @@ from normjax.functional.structural_weight_norm import (
     starting_scale,
     structural_weight_norm,
 )
-from normjax.functional.weight_norm import along_features, mean_and_inverse_deviation
+from normjax.functional.weight_norm import mean_and_inverse_deviation
 from normjax.functional.whitening import Method
 
 WRAPPED = (nnx.Linear, nnx.Conv, nnx.ConvTranspose)
@@ -31,18 +32,7 @@ class StructuralWeightNorm(nnx.Module):
 
     Args:
       layer_instance: a Linear, Conv or ConvTranspose.
-      measure: ``sparsity``, ``neuron`` or None.
-      base: ``orthogonal``, ``weight_norm`` or ``none``.
-      strength: of the measure; None is 1e-3 for ``sparsity`` and 1 for ``neuron``.
-      axis: the units that are measured, ``input`` or ``output``.
-      group_size: outputs that are orthogonal to each other; None is the largest divisor of them that is at most 64
-        and half the fan-in.
-      center: whether the orthogonal base takes out the mean of the weights of each output.
-      method: ``newton`` or ``eigh``, of the orthogonal base.
-      iterations: of Newton.
-      rule: ``exact`` or ``cges``, of the proximal operator.
-      min_scale: lower limit of a neuron's scale.
-      max_scale: upper limit of a neuron's scale.
+      measure: ``sparsity``, ``neuron`` or None; it and those up to ``max_scale`` are options of the function.
       use_scale: whether each output has a scale that is learned.
       initial_scale: where it starts; None is 1 without a base, and the square root of 2 with one.
       param_dtype: type of the scale.
@@ -112,8 +102,8 @@ class StructuralWeightNorm(nnx.Module):
         bias = self.layer_instance.bias
         if bias is not None:
             bias[...] = ((bias[...] - mean) * inverse).astype(bias.dtype)
-            y = y - along_features(mean, y)
-        return y * along_features(inverse, y)
+            y = affine(y, None, -mean)
+        return affine(y, inverse, None)
 
     def normalized_kernel(self) -> jax.Array:
         """The kernel that the layer takes, made of the one it stores."""

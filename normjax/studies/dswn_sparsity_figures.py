@@ -21,9 +21,10 @@ def draw_zeros(points: dict[str, list[tuple[float, float]]], labels: dict[str, s
         zeros, accuracy = zip(*runs, strict=True)
         if len(runs) < 2:
             style = {**style, "linestyle": "none"}
-        axes.plot([100 - zero for zero in zeros], accuracy, label=labels[name], lw=1, ms=5, **style)
+        # Where nothing is left, the mark stands at the edge.
+        axes.plot([max(100 - zero, 0.5) for zero in zeros], accuracy, label=labels[name], lw=1, ms=5, **style)
     axes.set_xscale("log")
-    axes.invert_xaxis()
+    axes.set_xlim(120, 0.5)
     ticks = [100, 50, 20, 10, 5, 2, 1]
     axes.set_xticks(ticks, [f"{100 - tick}" for tick in ticks])
     axes.minorticks_off()

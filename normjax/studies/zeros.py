@@ -3,14 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from normjax.inference import weight_structure
+from normjax.models.common import HEAD
 from normjax.training.evaluate import restore_network
-from normjax.training.step import Images
-
-HEAD = "head"  # stays plain under every contender
+from normjax.training.structure import layers_of
 
 
 def measure(path: Path, data_dir: Path | None) -> dict[str, Any]:
@@ -25,8 +20,7 @@ def measure(path: Path, data_dir: Path | None) -> dict[str, Any]:
     """
     del data_dir
     session, variables, _ = restore_network(path, "best")
-    example = Images(session.info.mean, session.info.std).scale(jnp.zeros((1, *session.info.image_shape), jnp.uint8))
-    found = weight_structure(session.model, jax.tree.map(jnp.asarray, variables), example, train=False)
-    layers = {"/".join(layer.path): (layer.zeros, layer.weights) for layer in found if layer.path[-1] != HEAD}
+    hidden = [layer for layer in layers_of(session, variables) if layer.path[-1] != HEAD]
+    layers = {"/".join(layer.path): (layer.zeros, layer.weights) for layer in hidden}
     zeros, weights = (sum(column) for column in zip(*layers.values(), strict=True))
     return {"zeros": zeros / weights, "layers": layers}

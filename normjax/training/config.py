@@ -226,6 +226,11 @@ class TrainConfig(Section):
                 f"proximal.strength={self.proximal.strength:g} is the share of zeros with penalty=magnitude; "
                 "use less than 1"
             )
+        grouped = self.proximal.penalty in ("exclusive_sparsity", "group_sparsity", "combined")
+        if self.proximal.axis != "input" and not grouped:
+            raise ValueError(f"proximal.axis has no meaning with penalty={self.proximal.penalty}, which has no groups")
+        if self.proximal.rule != "exact" and self.proximal.penalty not in ("exclusive_sparsity", "combined"):
+            raise ValueError(f"proximal.rule is of exclusive sparsity, and penalty={self.proximal.penalty}")
         if self.weight_norm.name != "none":
             raise ValueError(
                 f"proximal.penalty={self.proximal.penalty} makes zeros in stored kernels, of which "

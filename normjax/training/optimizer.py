@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from normjax.functional import prox_exclusive_sparsity, prox_group_sparsity, prox_l1
+from normjax.models.common import HEAD
 from normjax.training.config import OptimizerConfig, ProximalConfig, ScheduleConfig
 from normjax.transforms import decay_mask, magnitude_pruning, proximal
 
@@ -142,6 +143,6 @@ def hidden_kernels(params: Any) -> Any:
     """True for the kernels of all layers but the last, which stays as it is (as under a weight norm)."""
 
     def hidden(path: tuple, kernel: bool) -> bool:
-        return kernel and jax.tree_util.keystr(path[:1], simple=True) != "head"
+        return kernel and jax.tree_util.keystr(path[:1], simple=True) != HEAD
 
     return jax.tree_util.tree_map_with_path(hidden, decay_mask(params))

@@ -11,6 +11,7 @@ from normjax.errors import UserError
 from normjax.inference import LayerStructure, weight_structure
 from normjax.training.evaluate import restore_network
 from normjax.training.plots import new_figure, save_figure
+from normjax.training.session import Session
 from normjax.training.step import Images
 
 
@@ -30,9 +31,7 @@ def structure_run(path: Path, *, output: Path | None = None, checkpoint: str = "
       UserError: the run or the checkpoint is not there, or the picture cannot be written.
     """
     session, network, step = restore_network(path, checkpoint)
-    scale = Images(session.info.mean, session.info.std).scale
-    example = scale(jnp.zeros((1, *session.info.image_shape), jnp.uint8))
-    layers = weight_structure(session.model, jax.tree.map(jnp.asarray, network), example, train=False)
+    layers = layers_of(session, network)
     file = output or path / "structure.png"
     try:
         plot_structure(layers, file, f"{session.config.model.name}, step {step:,}")
@@ -57,6 +56,12 @@ def structure_run(path: Path, *, output: Path | None = None, checkpoint: str = "
     }
 
 
+def layers_of(session: Session, network: Any) -> list[LayerStructure]:
+    """The structure of each layer of a restored network."""
+    example = Images(session.info.mean, session.info.std).scale(jnp.zeros((1, *session.info.image_shape), jnp.uint8))
+    return weight_structure(session.model, jax.tree.map(jnp.asarray, network), example, train=False)
+
+
 def plot_structure(layers: list[LayerStructure], file: Path, title: str) -> None:
     """Zeros and dead neurons of each layer as bars, and the spread of the neuron scales where they are measured.
 
@@ -71,12 +76,13 @@ def plot_structure(layers: list[LayerStructure], file: Path, title: str) -> None
     names, rows = ["/".join(layer.path) for layer in layers], np.arange(len(layers))
     zeros, dead = panels[:2]
     zeros.barh(rows, [100 * layer.sparsity for layer in layers], color="#1f5fa8", height=0.6)
-    zeros.set(title="Zeros", xlabel="weights that are exactly 0 [%]", xlim=(0, 100))
+    zeros.set(title="Zeros", xlabel="weights that are exactly 0 [%]", xlim=(0, 104))
     inputs = [len(layer.dead_inputs) for layer in layers]
     outputs = [len(layer.dead_outputs) for layer in layers]
     dead.barh(rows - 0.18, inputs, color="#c2500a", height=0.34, label="inputs that nothing reads")
     dead.barh(rows + 0.18, outputs, color="white", edgecolor="#222222", hatch="////", height=0.34, label="outputs")
-    dead.set(title="Dead neurons", xlabel="neurons", xlim=(0, max(*inputs, *outputs, 1) * 1.1))
+    dead.set(title="Dead neurons", xlabel="neurons", xlim=(0, max(*inputs, *outputs, 4) * 1.1))
+    dead.locator_params(axis="x", integer=True)
     dead.legend(frameon=False, fontsize=8, loc="lower right")
     for axes in panels:
         axes.set_yticks(rows, names if axes is zeros else [""] * len(layers))

@@ -138,8 +138,14 @@ def test_derivatives_are_those_of_the_formula(name):
     with jax.enable_x64(True):
         kernel = jnp.asarray(draw(4, 6), jnp.float64)
         # The numerical side passes NumPy arrays.
-        prox = lambda *args: PROXES[name](*map(jnp.asarray, args))  # noqa: E731
-        check_grads(prox, (kernel, jnp.float64(0.11)), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
+        check_grads(
+            lambda *args: PROXES[name](*map(jnp.asarray, args)),
+            (kernel, jnp.float64(0.11)),
+            order=1,
+            modes=["fwd", "rev"],
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("name", [*PROXES, "exclusive", "group penalty"])

@@ -151,7 +151,10 @@ def test_derivatives_in_float64(base, measure):
             return structural_weight_norm(*map(jnp.asarray, args), measure=measure, base=base, group_size=4, **options)
 
         check_grads(function, (kernel, scale), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
-        differentiable = lambda k: neuron_scale(jnp.asarray(k), strength=0.7, differentiable=True)  # noqa: E731
+
+        def differentiable(kernel):
+            return neuron_scale(jnp.asarray(kernel), strength=0.7, differentiable=True)
+
         check_grads(differentiable, (kernel,), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
 

@@ -111,8 +111,11 @@ def test_a_rotation_of_the_fan_in_rotates_the_result():
 def test_derivatives_in_float64(method):
     with jax.enable_x64(True):
         kernel, scale = jnp.asarray(draw(3, 5, 8, dtype=np.float64)), jnp.asarray(draw(8, dtype=np.float64))
+
         # The numerical side passes NumPy arrays.
-        own = lambda *args: orthogonal_weight_norm(*map(jnp.asarray, args), group_size=4, method=method)  # noqa: E731
+        def own(*args):
+            return orthogonal_weight_norm(*map(jnp.asarray, args), group_size=4, method=method)
+
         check_grads(own, (kernel, scale), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
 
@@ -169,7 +172,7 @@ def test_half_precision_is_computed_in_float32():
         ((0, 8), {}, r"kernel of shape \(0, 8\) is empty"),
         ((9, 8), {"feature_group_count": 3}, r"feature_group_count=3 does not divide the 8 outputs"),
         ((9, 8), {"iterations": 0}, r"iterations=0 is too small"),
-        ((9, 8), {"scale": jnp.ones(4)}, r"scale of shape \(4,\) does not fit the 8 outputs"),
+        ((9, 8), {"scale": jnp.ones(4)}, r"scale of shape \(4,\) does not fit the features"),
     ],
 )
 def test_bad_input_is_told(shape, options, message):
@@ -178,5 +181,5 @@ def test_bad_input_is_told(shape, options, message):
 
 
 def test_bad_input_of_weight_norm_is_told():
-    with pytest.raises(ValueError, match=r"scale of shape \(4,\) does not fit the 8 outputs"):
+    with pytest.raises(ValueError, match=r"scale of shape \(4,\) does not fit the features"):
         weight_norm(jnp.ones((9, 8)), jnp.ones(4))

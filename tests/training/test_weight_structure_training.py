@@ -59,8 +59,11 @@ def test_the_step_ends_in_the_proximal_operator(proximal, prox):
     want = plain.run([batch], state)[0].params
     got = sparse.run([batch], random_state(sparse.session).replace(opt_state=before))[0].params
     strength = 0.1 * proximal.get("strength", 0.8) * 4 / round(total / 2)
+
     # Combined, of two layers: 0.8 of the strength is group sparsity in the first layer, then the rest exclusive.
-    both = lambda k, s, a: prox_exclusive_sparsity(prox_group_sparsity(k, s * a), s * (1 - a))  # noqa: E731
+    def both(k, s, a):
+        return prox_exclusive_sparsity(prox_group_sparsity(k, s * a), s * (1 - a))
+
     for layer, share in (("dense0", 0.8), ("dense1", 0.2)):
         kernel = jnp.asarray(want[layer]["kernel"])
         want[layer]["kernel"] = np.asarray(prox(kernel, strength) if prox else both(kernel, strength, share))
@@ -135,6 +138,8 @@ def test_layers_start_with_outputs_of_mean_zero_and_variance_one(tmp_path):
             {"proximal": {"penalty": "magnitude", "strength": 1.0}},
             "strength=1 is the share of zeros .* use less than",
         ),
+        ({"proximal": {"penalty": "l1", "axis": "output"}}, "proximal.axis has no meaning with penalty=l1"),
+        ({"proximal": {"penalty": "group_sparsity", "rule": "cges"}}, "proximal.rule is of exclusive sparsity"),
         ({"proximal": {"penalty": "l1"}, "ema_decay": 0.9}, "exact zeros, which averaged weights have not"),
     ],
 )

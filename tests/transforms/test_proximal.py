@@ -54,7 +54,10 @@ def test_strength_and_learning_rate_follow_their_schedules():
 def test_it_finds_the_minimum_of_loss_and_penalty():
     # Where the optimality condition holds: 0 is in the gradient of the loss plus the subdifferential of the penalty.
     x, target, strength = draw(40, 6), draw(40, 3, seed=1), 0.05
-    loss = lambda w: 0.5 * jnp.square(x @ w - target).sum() / 40  # noqa: E731
+
+    def loss(w):
+        return 0.5 * jnp.square(x @ w - target).sum() / 40
+
     optimizer = optax.chain(optax.sgd(0.2), proximal(strength, learning_rate=0.2))
     weights = {"kernel": jnp.zeros((6, 3))}
     state = optimizer.init(weights)
