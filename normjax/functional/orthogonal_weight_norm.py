@@ -55,10 +55,10 @@ def orthogonal_weight_norm(
 
     Example:
       >>> kernel = jnp.array([[3.0, 1.0], [1.0, 2.0], [2.0, 2.0]])
-      >>> print(orthogonal_weight_norm(kernel, group_size=2, center=False).round(3))
-      [[ 0.87  -0.346]
-       [-0.141  0.814]
-       [ 0.472  0.467]]
+      >>> weights = orthogonal_weight_norm(kernel, group_size=2, center=False)
+      >>> print(jnp.abs(weights.T @ weights).round(3))
+      [[1. 0.]
+       [0. 1.]]
 
     References:
       Huang, Liu, Lang, Yu, Wang, Li, `Orthogonal Weight Normalization: Solution to Optimization over Multiple

@@ -51,12 +51,12 @@ def proximal(
       ValueError: the strength is negative, or ``update`` is called without parameters.
 
     Example:
-      >>> optimizer = optax.chain(optax.sgd(0.1), proximal(1.0, learning_rate=0.1))
+      >>> optimizer = optax.chain(optax.sgd(0.5), proximal(1.0, learning_rate=0.5))
       >>> params = {"kernel": jnp.array([[3.0, -2.0, 0.2]])}
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
-      >>> print(optax.apply_updates(params, updates)["kernel"].round(3))
-      [[ 2.583 -1.583  0.   ]]
+      >>> print(optax.apply_updates(params, updates)["kernel"])
+      [[ 1.75 -0.75  0.  ]]
 
     References:
       Parikh, Boyd, `Proximal Algorithms <https://web.stanford.edu/~boyd/papers/prox_algs.html>`_, 2014, section 4.2.
