@@ -11,9 +11,10 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of a test's time is compilation. Processes that a test starts compute with the same programs.
+# Most of a test's time is compilation, which takes two thirds of it so. Processes that a test starts do the same.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 install_import_hook("normjax.functional", "beartype.beartype")
 
 

@@ -9,9 +9,8 @@ from normjax.studies import dswn_neuron
 from normjax.studies.dswn_neuron import CONTENDERS, RATES, SEEDS, best_rate, plan, table
 from normjax.studies.rates import fastest_rate, steps_to
 from normjax.studies.report import carry_out_study
-from normjax.training import loop
 
-pytest_plugins = ["real_data"]
+pytest_plugins = ["real_data", "training_fixtures"]
 
 
 def run(steps, rate=0.03, accuracy=0.98):
@@ -92,9 +91,8 @@ def test_nothing_is_concluded_before_a_seed_has_all_contenders():
     assert table(tuned()).startswith("Inconclusive")
 
 
-def test_the_whole_study_in_small(real_data_dir, monkeypatch, tmp_path):
-    for name in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+@pytest.mark.usefixtures("compiled_once", "without_pictures")
+def test_the_whole_study_in_small(real_data_dir, tmp_path):
     carry_out_study("dswn-neuron", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)
     results = json.loads((tmp_path / "dswn-neuron-0.01.json").read_text())
     assert len(results) == len(CONTENDERS)

@@ -9,9 +9,8 @@ from normjax.studies import dswn_sparsity
 from normjax.studies.calibration import found_strength, next_strength
 from normjax.studies.dswn_sparsity import DENSE, HIGH, LOW, SEEDS, SM, TASKS, plan, table, tried_strengths
 from normjax.studies.report import carry_out_study
-from normjax.training import loop
 
-pytest_plugins = ["real_data"]
+pytest_plugins = ["real_data", "training_fixtures"]
 
 MNIST, CIFAR = TASKS
 
@@ -118,9 +117,8 @@ def test_a_dense_network_that_is_too_weak_concludes_nothing():
     assert "Inconclusive (wanted: 75 % dense). **cifar10**" in table(results)
 
 
-def test_the_whole_study_in_small(real_data_dir, monkeypatch, tmp_path):
-    for name in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+@pytest.mark.usefixtures("compiled_once", "without_pictures")
+def test_the_whole_study_in_small(real_data_dir, tmp_path):
     carry_out_study("dswn-sparsity", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)
     results = json.loads((tmp_path / "dswn-sparsity-0.01.json").read_text())
     assert len(results) == len(MNIST.contenders) + len(CIFAR.contenders)

@@ -10,9 +10,8 @@ from normjax.studies import STUDIES, find_study, reference_batch
 from normjax.studies.reference_batch import CONTENDERS, RATES, STREAMS, best_rate, plan, table
 from normjax.studies.report import carry_out_study
 from normjax.studies.trials import read_results
-from normjax.training import loop
 
-pytest_plugins = ["real_data"]
+pytest_plugins = ["real_data", "training_fixtures"]
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASE = {"steps": 2110, "parameters": 138_618, "config": {"batch_size": 64, "data": {"train_split": "train"}}}
@@ -100,10 +99,9 @@ def test_the_tables_that_are_shown_are_those_of_the_numbers_that_are_kept(name):
     assert (RESULTS / f"{name}.md").read_text() == find_study(name).table(results)
 
 
-def test_the_whole_study_in_small(real_data_dir, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("compiled_once", "without_pictures")
+def test_the_whole_study_in_small(real_data_dir, tmp_path):
     # A hundredth of the budget: every contender on every stream, tables and figures.
-    for name in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
     carry_out_study("reference-batch", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)
     results = json.loads((tmp_path / "reference-batch-0.01.json").read_text())
     assert len(results) == len(CONTENDERS) * len(STREAMS)

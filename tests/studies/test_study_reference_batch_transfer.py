@@ -6,9 +6,8 @@ import numpy as np
 
 from normjax.studies.reference_batch_transfer import BACKBONES, RATES, best_rate, plan, table
 from normjax.studies.report import carry_out_study
-from normjax.training import loop
 
-pytest_plugins = ["real_data"]
+pytest_plugins = ["real_data", "training_fixtures"]
 
 
 def tuned():
@@ -70,9 +69,8 @@ def test_without_a_whole_seed_nothing_is_concluded():
     assert table(results).startswith("Inconclusive")
 
 
-def test_the_whole_study_in_small(mnist_dir, monkeypatch, tmp_path):
-    for name in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+@pytest.mark.usefixtures("compiled_once", "without_pictures")
+def test_the_whole_study_in_small(mnist_dir, tmp_path):
     carry_out_study("reference-batch-transfer", tmp_path, data_dir=mnist_dir, jobs=0, budget=0.01)
     results = json.loads((tmp_path / "reference-batch-transfer-0.01.json").read_text())
     assert set(results) == {f"transfer/{name}/0" for name in BACKBONES}
