@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from normjax.studies.reference_batch_transfer import BACKBONES, RATES, best_rate, plan, table
 from normjax.studies.report import carry_out_study
