@@ -3,6 +3,7 @@
     python -m benchmarks.growth --figure docs/images/cost_growth.png
 
 Forward and backward pass in float32 on one thread; every layer in a process of its own, in turn. Takes 15 minutes.
+Without ``--figure`` there is the table alone, with ``--layers`` of some of them beside BatchNorm.
 """
 
 import json
@@ -75,14 +76,20 @@ def contender(name: Annotated[str, tyro.conf.Positional]) -> None:
     print(json.dumps(times))
 
 
-def main(figure: Path, rounds: int = 3) -> None:
+def main(figure: Path | None = None, layers: tuple[str, ...] = tuple(LAYERS), rounds: int = 3) -> None:
     """Prints the table and draws the figure.
 
     Args:
-        figure: PNG to write
+        figure: PNG to write, which needs all layers
+        layers: which beside BatchNorm
         rounds: how often each layer runs
     """
-    commands = {name: ["-m", "benchmarks.growth", "contender", name] for name in LAYERS}
+    if unknown := set(layers) - set(LAYERS):
+        raise SystemExit(f"layers {sorted(unknown)} are not known; use some of: {'; '.join(LAYERS)}.")
+    names = [name for name in LAYERS if name == "BatchNorm" or name in layers]
+    if figure is not None and (missing := set(_STYLES) - set(names)):
+        raise SystemExit(f"--figure draws {sorted(missing)} as well; leave out --layers.")
+    commands = {name: ["-m", "benchmarks.growth", "contender", name] for name in names}
     results = run_in_turn(commands, rounds=rounds, threads=1, keep_memory=True)
 
     def median(name: str, point: tuple[int, int, int]) -> float:
@@ -90,9 +97,11 @@ def main(figure: Path, rounds: int = 3) -> None:
 
     base = (_BATCH, _CHANNELS, _GROUP)
     table = Table("layer", "ms", "times BatchNorm", title=f"{_BATCH} x {_SIDE} x {_SIDE} x {_CHANNELS}, one thread")
-    for name in LAYERS:
+    for name in names:
         table.add_row(name, f"{median(name, base):.2f}", f"{median(name, base) / median('BatchNorm', base):.1f}")
     Console(width=160).print(table)
+    if figure is None:
+        return
     lines = {
         axis: {name: [median(name, point) for point in points(LAYERS[name][2])[axis]] for name in _STYLES}
         for axis in points(True)
