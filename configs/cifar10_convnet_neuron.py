@@ -2,14 +2,19 @@
 
     python train.py --config configs/cifar10_convnet_neuron.py --data-dir DATA
 
-Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons.
+Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons. Without
+a norm the steps are smaller.
 Expected: not run by us yet.
 """
 
 from pathlib import Path
 
-from normjax.training.config import NormConfig, WeightNormConfig, load_config
+from normjax.training.config import NormConfig, OptimizerConfig, WeightNormConfig, load_config
 
 neuron = WeightNormConfig(name="structural", options={"measure": "neuron"}, initialize_from=256)
-changes = {"weight_norm": neuron, "norm": NormConfig(name="none")}
+changes = {
+    "weight_norm": neuron,
+    "norm": NormConfig(name="none"),
+    "optimizer": OptimizerConfig(learning_rate=0.02, momentum=0.9, weight_decay=5e-4),
+}
 config = load_config(Path(__file__).with_name("cifar10_convnet.py")).model_copy(update=changes)

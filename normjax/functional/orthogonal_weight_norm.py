@@ -100,7 +100,7 @@ def row_group_size(shape: tuple[int, ...], group_size: int | None, center: bool,
     if not divisors:
         raise ValueError(
             f"kernel of shape {shape} has a fan-in of {fan_in}, of which center=True leaves rank 0; "
-            "use center=False or base='weight_norm'."
+            "use center=False or weight norm."
         )
     if group_size is None:
         return max(n for n in divisors if n == 1 or n <= min(64, fan_in / 2))

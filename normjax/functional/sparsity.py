@@ -1,6 +1,8 @@
 """Penalties that make kernels sparse, and their proximal operators."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Literal
 
 import jax
@@ -19,7 +21,8 @@ def exclusive_sparsity(kernel: Float[Array, "..."], axis: int | Sequence[int] = 
     .. math:: \Omega(w) = \tfrac12 \sum_g \Big( \sum_{i \in g} |w_{gi}| \Big)^2 .
 
     A weight pays more, the larger the others of its group are, so that few remain in each group and no group
-    dies out. With the default axis a group holds the weights of one input to all outputs.
+    dies out. With the default axis a group holds the weights of one input to all outputs, where the layer has one
+    feature group and its outputs last.
 
     Args:
       kernel: weights; the last axis of a Flax kernel is that of the outputs.
@@ -29,7 +32,7 @@ def exclusive_sparsity(kernel: Float[Array, "..."], axis: int | Sequence[int] = 
       The penalty, at least float32.
 
     Raises:
-      ValueError: an axis is out of range.
+      ValueError: an axis is out of range, or the kernel is not of a real floating type.
 
     Example:
       >>> print(exclusive_sparsity(jnp.array([[3.0, -2.0, 1.0]])))
@@ -41,7 +44,7 @@ def exclusive_sparsity(kernel: Float[Array, "..."], axis: int | Sequence[int] = 
       Yoon, Hwang, `Combined Group and Exclusive Sparsity for Deep Neural Networks
       <https://proceedings.mlr.press/v70/yoon17a.html>`_, 2017.
     """
-    wide = kernel.astype(statistics_dtype(kernel.dtype))
+    wide = _wide(kernel)
     return 0.5 * jnp.square(jnp.abs(wide).sum(canonical_axes(kernel.ndim, axis))).sum()
 
 
@@ -58,7 +61,7 @@ def group_sparsity(kernel: Float[Array, "..."], axis: int | Sequence[int] = -1) 
       The penalty, at least float32; its gradient is 0 at a group of zeros.
 
     Raises:
-      ValueError: an axis is out of range.
+      ValueError: an axis is out of range, or the kernel is not of a real floating type.
 
     Example:
       >>> print(group_sparsity(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
@@ -68,7 +71,7 @@ def group_sparsity(kernel: Float[Array, "..."], axis: int | Sequence[int] = -1) 
       Yuan, Lin, `Model selection and estimation in regression with grouped variables
       <https://doi.org/10.1111/j.1467-9868.2005.00532.x>`_, 2006.
     """
-    return norm(kernel.astype(statistics_dtype(kernel.dtype)), canonical_axes(kernel.ndim, axis)).sum()
+    return norm(_wide(kernel), canonical_axes(kernel.ndim, axis)).sum()
 
 
 def prox_exclusive_sparsity(
@@ -97,10 +100,11 @@ def prox_exclusive_sparsity(
 
     Returns:
       The new weights, shape and type of ``kernel``. The derivative is that of the formula, with 0 where the
-      weight became 0.
+      weight became 0. What is not finite in a group is not finite in the result.
 
     Raises:
-      ValueError: an axis is out of range, the strength negative or the rule not known.
+      ValueError: an axis is out of range, the strength negative or not finite, the rule not known, or the kernel not
+        of a real floating type.
 
     Example:
       >>> print(prox_exclusive_sparsity(jnp.array([3.0, -2.0, 1.0]), 0.5))
@@ -111,14 +115,13 @@ def prox_exclusive_sparsity(
       <https://proceedings.mlr.press/v70/yoon17a.html>`_, 2017 (the penalty; their rule differs from the operator).
     """
     check_strength(strength)
-    if rule not in ("exact", "cges"):
-        raise ValueError(f"rule={rule!r} is not known; use 'exact' or 'cges'.")
+    check_rule(rule)
     members = canonical_axes(kernel.ndim, axis)
-    wide = kernel.astype(statistics_dtype(kernel.dtype))
+    wide = _wide(kernel)
     size, strength = jnp.abs(wide), jnp.asarray(strength, wide.dtype)
     if rule == "cges":
         threshold = strength * size.sum(members, keepdims=True)
-        active = size > threshold
+        active = _exceeds(size, threshold)
     else:
         active = _survivors(lax.stop_gradient(size), lax.stop_gradient(strength), members)
         threshold = _threshold(size, active, strength, members)
@@ -138,10 +141,11 @@ def prox_group_sparsity(
       axis: the axis or axes along which the members of a group lie.
 
     Returns:
-      The new weights, shape and type of ``kernel``; a group of zeros stays one.
+      The new weights, shape and type of ``kernel``; a group of zeros stays one. A weight that is not finite stays so.
 
     Raises:
-      ValueError: an axis is out of range, or the strength negative.
+      ValueError: an axis is out of range, the strength negative or not finite, or the kernel not of a real floating
+        type.
 
     Example:
       >>> print(prox_group_sparsity(jnp.array([[3.0, 4.0], [0.3, 0.4]]), 1.0))
@@ -152,9 +156,9 @@ def prox_group_sparsity(
       Parikh, Boyd, `Proximal Algorithms <https://web.stanford.edu/~boyd/papers/prox_algs.html>`_, 2014, section 6.5.
     """
     check_strength(strength)
-    wide = kernel.astype(statistics_dtype(kernel.dtype))
+    wide = _wide(kernel)
     length = norm(wide, canonical_axes(kernel.ndim, axis), keepdims=True)
-    survives = length > strength
+    survives = _exceeds(length, jnp.asarray(strength))
     return jnp.where(survives, wide - strength * wide / jnp.where(survives, length, 1), 0).astype(kernel.dtype)
 
 
@@ -168,10 +172,10 @@ def prox_l1(kernel: Float[Array, "..."], strength: float | Float[Array, ""]) -> 
       strength: :math:`\lambda`, 0 or more; times the learning rate after an optimizer's step.
 
     Returns:
-      The new weights, shape and type of ``kernel``.
+      The new weights, shape and type of ``kernel``. A weight that is not finite stays so.
 
     Raises:
-      ValueError: the strength is negative.
+      ValueError: the strength is negative or not finite, or the kernel not of a real floating type.
 
     Example:
       >>> print(prox_l1(jnp.array([3.0, -2.0, 0.5]), 1.0))
@@ -181,20 +185,46 @@ def prox_l1(kernel: Float[Array, "..."], strength: float | Float[Array, ""]) -> 
       Parikh, Boyd, `Proximal Algorithms <https://web.stanford.edu/~boyd/papers/prox_algs.html>`_, 2014, section 6.5.
     """
     check_strength(strength)
-    wide = kernel.astype(statistics_dtype(kernel.dtype))
-    return jnp.where(jnp.abs(wide) > strength, wide - jnp.sign(wide) * strength, 0).astype(kernel.dtype)
+    wide = _wide(kernel)
+    survives = _exceeds(jnp.abs(wide), jnp.asarray(strength))
+    return jnp.where(survives, wide - jnp.sign(wide) * strength, 0).astype(kernel.dtype)
 
 
 def check_strength(strength: float | Array) -> None:
-    """ValueError where a strength that is known while tracing is negative or not finite."""
-    if not isinstance(strength, jax.core.Tracer) and not 0 <= float(strength) < float("inf"):
-        raise ValueError(f"strength={float(strength):g} is out of range; use 0 or more.")
+    """ValueError where a strength that is known while tracing is not a number, negative or not finite."""
+    if isinstance(strength, jax.core.Tracer):
+        return
+    scalar = isinstance(strength, Real) or getattr(strength, "shape", None) == ()
+    if not scalar or not 0 <= float(strength) < math.inf:
+        raise ValueError(f"strength={strength!r} is out of range; use a finite number, 0 or more.")
+
+
+def check_rule(rule: str) -> None:
+    """ValueError where a rule is not known."""
+    if rule not in ("exact", "cges"):
+        raise ValueError(f"rule={rule!r} is not known; use 'exact' or 'cges'.")
+
+
+def check_real(kernel: Array) -> None:
+    """ValueError where the weights are not real floating-point numbers."""
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise ValueError(f"kernel of type {kernel.dtype} is not real; use a floating-point type.")
 
 
 def norm(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """The L2 norm along the axes, with derivative 0 where it is 0."""
     squares = jnp.square(x).sum(axes, keepdims=keepdims)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
+
+
+def _wide(kernel: Array) -> Array:
+    check_real(kernel)
+    return kernel.astype(statistics_dtype(kernel.dtype))
+
+
+def _exceeds(size: Array, threshold: Array) -> Array:
+    """Where a size is above its threshold, or not finite: what overflowed must not pass for a zero."""
+    return ~(size <= threshold) | jnp.isinf(size)
 
 
 def _threshold(size: Array, active: Array, strength: Array, members: tuple[int, ...]) -> Array:
@@ -212,7 +242,7 @@ def _survivors(size: Array, strength: Array, members: tuple[int, ...]) -> Array:
 
     def fall(state: tuple[Array, Array]) -> tuple[Array, Array]:
         active, _ = state
-        left = active & (size > _threshold(size, active, strength, members))
+        left = active & _exceeds(size, _threshold(size, active, strength, members))
         return left, (left != active).any()
 
-    return lax.while_loop(lambda state: state[1], fall, (size > 0, jnp.array(True)))[0]
+    return lax.while_loop(lambda state: state[1], fall, (_exceeds(size, jnp.zeros((), size.dtype)), jnp.array(True)))[0]

@@ -1,6 +1,7 @@
 """Structural weight normalization: what is measured of a network's structure takes part in normalising its weights."""
 
 import math
+from numbers import Real
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ from jaxtyping import Array, Float
 from normjax.functional.affine import affine, check_affine
 from normjax.functional.moments import statistics_dtype
 from normjax.functional.orthogonal_weight_norm import orthogonal_weight_norm
-from normjax.functional.sparsity import SparsityRule, check_strength, norm, prox_exclusive_sparsity
+from normjax.functional.sparsity import SparsityRule, check_rule, check_strength, norm, prox_exclusive_sparsity
 from normjax.functional.weight_norm import check_kernel, weight_norm
-from normjax.functional.whitening import Method, inverse_root
+from normjax.functional.whitening import Method, check_whitening, inverse_root
 
 Measure = Literal["sparsity", "neuron"]
 Base = Literal["orthogonal", "weight_norm", "none"]
@@ -21,20 +22,33 @@ Axis = Literal["input", "output"]
 # The strength of each measure where none is given: a proximal step that leaves most weights, a full scaling.
 DEFAULT_STRENGTHS: dict[str, float] = {"sparsity": 1e-3, "neuron": 1.0}
 
-# The options that modules hand on as they are.
-STRUCTURE = (
-    "measure",
-    "base",
-    "strength",
-    "axis",
-    "group_size",
-    "center",
-    "method",
-    "iterations",
-    "rule",
-    "min_scale",
-    "max_scale",
-)
+# The options that modules hand on as they are, and what they are where nothing is said.
+STRUCTURE: dict[str, Any] = {
+    "measure": None,
+    "base": "orthogonal",
+    "strength": None,
+    "axis": "input",
+    "group_size": None,
+    "center": True,
+    "method": "newton",
+    "iterations": 20,
+    "rule": "exact",
+    "min_scale": 0.1,
+    "max_scale": 10.0,
+}
+
+# The bases and measures with which an option has a meaning.
+_MEANT_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
+    "strength": ("measure", ("sparsity", "neuron")),
+    "axis": ("measure", ("sparsity", "neuron")),
+    "rule": ("measure", ("sparsity",)),
+    "min_scale": ("measure", ("neuron",)),
+    "max_scale": ("measure", ("neuron",)),
+    "group_size": ("base", ("orthogonal",)),
+    "center": ("base", ("orthogonal",)),
+    "method": ("base", ("orthogonal",)),
+    "iterations": ("base", ("orthogonal",)),
+}
 
 
 def neuron_scale(
@@ -83,17 +97,14 @@ def neuron_scale(
     """
     check_kernel(kernel)
     check_strength(strength)
-    if not 0 < min_scale <= 1 <= max_scale:
-        raise ValueError(
-            f"min_scale={min_scale}, max_scale={max_scale} are out of range; use 0 < min_scale <= 1 <= max_scale."
-        )
+    _check_limits(min_scale, max_scale)
     split = _split(kernel.astype(statistics_dtype(kernel.dtype)), feature_group_count)
     lengths = norm(split, _weights_of(split.ndim, axis))
     mean_square = jnp.square(lengths).mean()
     relative = lengths * inverse_root(mean_square)
     # A power has no derivative at 0.
     scale = jnp.clip(jnp.maximum(relative, 1e-30) ** strength, min_scale, max_scale)
-    scale = jnp.where(mean_square > 0, scale, 1)
+    scale = jnp.where(mean_square == 0, 1, scale)
     scale = scale if differentiable else lax.stop_gradient(scale)
     # In the order of the layer's own inputs: those of a feature group are neighbours.
     return scale.T.reshape(-1) if axis == "input" else scale.reshape(-1)
@@ -156,8 +167,8 @@ def structural_weight_norm(
       W, shape and type of ``kernel``.
 
     Raises:
-      ValueError: the strength is negative or without a measure, an option is out of range, or the kernel does not
-        allow it (see ``orthogonal_weight_norm``).
+      ValueError: an option is out of range or has no meaning with this base or measure, or the kernel does not allow
+        it (see ``orthogonal_weight_norm``).
 
     Example:
       >>> kernel = jnp.array([[3.0, 4.0], [0.0, 5.0], [5.0, 5.0]])
@@ -170,7 +181,19 @@ def structural_weight_norm(
       Yuan, Shen, Mehta, Li, Ge, Zha, `Structure injected weight normalization for training deep networks
       <https://doi.org/10.1007/s00530-021-00793-7>`_, 2021 (the idea).
     """
-    check_structure(measure, base, strength, axis)
+    check_structure(
+        measure=measure,
+        base=base,
+        strength=strength,
+        axis=axis,
+        group_size=group_size,
+        center=center,
+        method=method,
+        iterations=iterations,
+        rule=rule,
+        min_scale=min_scale,
+        max_scale=max_scale,
+    )
     check_kernel(kernel)
     check_affine(kernel, scale, None)
     wide = kernel.astype(statistics_dtype(kernel.dtype))
@@ -217,42 +240,81 @@ def neuron_scales(kernel: Float[Array, "... outputs"], **structure: Any) -> Floa
       kernel: as it is stored.
       **structure: options of ``structural_weight_norm``.
     """
-    options = ("strength", "axis", "min_scale", "max_scale", "feature_group_count")
-    given = {name: structure[name] for name in options if structure.get(name) is not None}
-    if given.get("axis", "input") == "input":
-        kernel = structural_weight_norm(kernel, **{**structure, "measure": None, "strength": None})
-    return neuron_scale(kernel, **given)
+    groups = {"feature_group_count": structure.get("feature_group_count", 1)}
+    if structure.get("axis", "input") == "input":
+        of_base = {name: structure[name] for name in structure if _MEANT_FOR.get(name, ("base",))[0] == "base"}
+        kernel = structural_weight_norm(kernel, **{**of_base, **groups, "measure": None})
+    options = ("strength", "axis", "min_scale", "max_scale")
+    return neuron_scale(
+        kernel, **groups, **{name: structure[name] for name in options if structure.get(name) is not None}
+    )
 
 
-def check_structure(measure: str | None, base: str, strength: float | Array | None, axis: str) -> None:
-    """ValueError where an option of ``structural_weight_norm`` is not known or has no meaning."""
-    if measure not in (None, "sparsity", "neuron"):
-        raise ValueError(f"measure={measure!r} is not known; use 'sparsity', 'neuron' or None.")
-    if base not in ("orthogonal", "weight_norm", "none"):
-        raise ValueError(f"base={base!r} is not known; use 'orthogonal', 'weight_norm' or 'none'.")
-    if axis not in ("input", "output"):
-        raise ValueError(f"axis={axis!r} is not known; use 'input' or 'output'.")
-    if strength is not None:
-        if measure is None:
-            raise ValueError(
-                f"strength={strength} has no meaning without a measure; use measure='sparsity' or 'neuron'."
-            )
-        check_strength(strength)
+def check_structure(**structure: Any) -> None:
+    """ValueError where an option of ``structural_weight_norm`` is not known, is out of range, or has no meaning.
+
+    Args:
+      **structure: some of the options; the others are taken to have their defaults.
+    """
+    given = STRUCTURE | structure
+    for name, known in (
+        ("measure", ("sparsity", "neuron", None)),
+        ("base", ("orthogonal", "weight_norm", "none")),
+        ("axis", ("input", "output")),
+        ("center", (True, False)),
+    ):
+        if given[name] not in known:
+            *others, last = map(repr, known)
+            raise ValueError(f"{name}={given[name]!r} is not known; use {', '.join(others)} or {last}.")
+    for name, (of, meant_for) in _MEANT_FOR.items():
+        if given[of] not in meant_for and given[name] is not STRUCTURE[name] and given[name] != STRUCTURE[name]:
+            wanted = " or ".join(map(repr, meant_for))
+            raise ValueError(f"{name}={given[name]!r} has no meaning with {of}={given[of]!r}; it is for {of}={wanted}.")
+    if given["strength"] is not None:
+        check_strength(given["strength"])
+    if given["group_size"] is not None and not _is_count(given["group_size"]):
+        raise ValueError(f"group_size={given['group_size']!r} is out of range; use a whole number, 1 or more, or None.")
+    if not _is_count(given["iterations"]):
+        raise ValueError(f"iterations={given['iterations']!r} is out of range; use a whole number, 1 or more.")
+    check_whitening(given["method"], given["iterations"], 0.0)
+    check_rule(given["rule"])
+    _check_limits(given["min_scale"], given["max_scale"])
 
 
-def starting_scale(base: Base, initial_scale: float | None) -> float:
+def starting_scale(base: Base, use_scale: Any, initial_scale: Any) -> float | None:
     """Where a module's scale starts: as given, or 1 without a base, and with one what keeps the variance through relu.
 
     Args:
       base: as for ``structural_weight_norm``.
+      use_scale: whether there is a scale; without it the answer is None.
       initial_scale: as given.
+
+    Raises:
+      ValueError: the scale is not a positive number, or given where there is none.
 
     References:
       He, Zhang, Ren, Sun, `Delving Deep into Rectifiers <https://arxiv.org/abs/1502.01852>`_, 2015.
     """
-    if initial_scale is not None:
-        return initial_scale
-    return 1.0 if base == "none" else math.sqrt(2)
+    if not isinstance(use_scale, bool):
+        raise ValueError(f"use_scale={use_scale!r} is not known; use True or False.")
+    if initial_scale is None:
+        return (1.0 if base == "none" else math.sqrt(2)) if use_scale else None
+    if not use_scale:
+        raise ValueError(f"initial_scale={initial_scale!r} has no meaning with use_scale=False.")
+    if not isinstance(initial_scale, Real) or not 0 < float(initial_scale) < math.inf:
+        raise ValueError(f"initial_scale={initial_scale!r} is out of range; use a finite number above 0, or None.")
+    return float(initial_scale)
+
+
+def _check_limits(min_scale: float, max_scale: float) -> None:
+    if not 0 < min_scale <= 1 <= max_scale:
+        raise ValueError(
+            f"min_scale={min_scale}, max_scale={max_scale} are out of range; use 0 < min_scale <= 1 <= max_scale."
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _split(kernel: Array, feature_groups: int) -> Array:

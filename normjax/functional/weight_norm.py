@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from normjax.functional.affine import affine, check_affine
 from normjax.functional.moments import moments, statistics_dtype
+from normjax.functional.sparsity import check_real
 from normjax.functional.whitening import inverse_root
 
 
@@ -55,7 +56,7 @@ def mean_and_inverse_deviation(
       :math:`\mu` and :math:`1 / \sigma`; 1 where the output is constant.
     """
     found = moments(y, tuple(range(y.ndim - 1)))
-    return found.mean, jnp.where(found.variance > 0, inverse_root(found.variance), 1)
+    return found.mean, jnp.where(found.variance == 0, 1, inverse_root(found.variance))
 
 
 def check_kernel(kernel: Array) -> None:
@@ -66,3 +67,4 @@ def check_kernel(kernel: Array) -> None:
         )
     if 0 in kernel.shape:
         raise ValueError(f"kernel of shape {kernel.shape} is empty; each axis needs one entry or more.")
+    check_real(kernel)

@@ -135,8 +135,8 @@ def _newton_inverse_sqrt_jvp(iterations: int, primals: tuple[Array], tangents: t
 
 
 def inverse_root(x: Array) -> Array:
-    """1 / sqrt(x), and 0 with derivative 0 where x is 0: what has no variance is not amplified."""
-    return jnp.where(x > 0, lax.rsqrt(jnp.where(x > 0, x, 1)), 0)
+    """1 / sqrt(x), and 0 with derivative 0 where x is 0: what has no variance is not amplified. NaN stays NaN."""
+    return jnp.where(x <= 0, 0, lax.rsqrt(jnp.where(x <= 0, 1, x)))
 
 
 def newton(

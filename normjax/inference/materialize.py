@@ -10,7 +10,9 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normjax.inference.arguments import arguments_of
-from normjax.linen.structural_weight_norm import StructuralWeightNorm
+from normjax.linen.structural_weight_norm import WRAPPED, StructuralWeightNorm
+
+Path = tuple[str, ...]  # of a module in the network
 
 PARAMS = "params"
 _PLAIN = "plain_kernel"  # where a kernel is noted
@@ -27,7 +29,8 @@ def materialize(model: nn.Module, variables: Any, batch: Any, **options: Any) ->
     """Writes the normalised kernel of each ``StructuralWeightNorm`` into its layer, and takes the scales out.
 
     The predictions stay the same and cost what those of plain layers cost; exact zeros stay exact. The variables are
-    those of the same network without wrappers, so they can be loaded there.
+    those of the same network without wrappers, so they can be loaded there. A wrapper that this call of the model does
+    not reach stays as it is.
 
     Args:
       model: a Flax Linen model.
@@ -40,7 +43,8 @@ def materialize(model: nn.Module, variables: Any, batch: Any, **options: Any) ->
       ``(apply, variables)``: ``apply`` has the signature of ``model.apply`` and takes the kernels as they are.
 
     Raises:
-      ValueError: the model has no such wrapper.
+      ValueError: the model has no such wrapper, or a layer has two of them or is called without it as well, so that it
+        has no kernel that serves all its calls.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,33 +56,52 @@ def materialize(model: nn.Module, variables: Any, batch: Any, **options: Any) ->
       (['layer_instance'], True)
     """
     arguments, keywords = arguments_of(batch)
-    scales: set[tuple[str, ...]] = set()
+    users: dict[Path, set[Path | None]] = {}  # of each layer: its wrappers, and None where it is called by itself
+    inside: list[Path] = []  # the wrapped layers that are being called
 
     def note_kernel(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        if _is_wrapper_call(context):
-            scale = module.get_variable(PARAMS, "scale") if module.use_scale else None
-            layer = module.layer_instance
-            # Beside the kernel and not in its place: a layer may be called, and lifted code traced, more than once.
-            layer.put_variable(PARAMS, _PLAIN, module.normalized_kernel(layer.get_variable(PARAMS, "kernel"), scale))
-            scales.add((*module.path, "scale"))
-        return call(*args, **kwargs)
+        if isinstance(module, WRAPPED) and context.method_name == "__call__" and module.path not in inside:
+            users.setdefault(module.path, set()).add(None)
+        if not _is_wrapper_call(context):
+            return call(*args, **kwargs)
+        scale = module.get_variable(PARAMS, "scale") if module.use_scale else None
+        layer = module.layer_instance
+        kernel = nn.meta.unbox(layer.get_variable(PARAMS, "kernel"))
+        # Beside the kernel and not in its place: a layer may be called, and lifted code traced, more than once.
+        layer.put_variable(PARAMS, _PLAIN, module.normalized_kernel(kernel, scale))
+        users.setdefault(layer.path, set()).add(module.path)
+        inside.append(layer.path)
+        y = call(*args, **kwargs)
+        inside.pop()
+        return y
 
     def write(variables: Any) -> Any:
         with nn.intercept_methods(note_kernel):
             return model.apply(variables, *arguments, **keywords, **options, mutable=[PARAMS])[1][PARAMS]
 
     params = flatten_dict(unfreeze(jax.jit(write)(variables)))
-    kernels = {(*path[:-1], "kernel"): params.pop(path) for path in list(params) if path[-1] == _PLAIN}
-    if not kernels:
+    noted = {path: params.pop(path) for path in list(params) if path[-1] == _PLAIN}
+    if not noted:
         raise ValueError(f"{type(model).__name__} has no StructuralWeightNorm, so there is nothing to materialise.")
-    plain = unflatten_dict({path: value for path, value in (params | kernels).items() if path not in scales})
-    return Materialized(_plain_apply(model), {**variables, PARAMS: plain})
+    _check_one_kernel_serves(users)
+    for (*layer, _), kernel in noted.items():
+        params[*layer, "kernel"] = nn.meta.replace_boxed(params[*layer, "kernel"], kernel)
+    wrappers = {path for paths in users.values() for path in paths if path is not None}
+    plain = unflatten_dict({path: value for path, value in params.items() if path[:-1] not in wrappers})
+    return Materialized(_plain_apply(model, wrappers), {**variables, PARAMS: plain})
 
 
-def _plain_apply(model: nn.Module) -> Callable[..., Any]:
+def _check_one_kernel_serves(users: dict[Path, set[Path | None]]) -> None:
+    for layer, callers in users.items():
+        if len(callers) > 1:
+            named = " and ".join(sorted("no wrapper" if path is None else "/".join(path) for path in callers))
+            raise ValueError(f"layer {'/'.join(layer)} is called through {named}: no single kernel serves them.")
+
+
+def _plain_apply(model: nn.Module, wrappers: set[Path]) -> Callable[..., Any]:
     def call_layer(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if _is_wrapper_call(context):
+        if _is_wrapper_call(context) and context.module.path in wrappers:
             return context.module.layer_instance(*args, **kwargs)
         return call(*args, **kwargs)
 

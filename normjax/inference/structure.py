@@ -78,12 +78,12 @@ def weight_structure(model: nn.Module, variables: Any, batch: Any, **options: An
     plain = materialize(model, variables, batch, **options).variables[PARAMS] if wrappers else params
     found = []
     for path, layer in layers.items():
-        kernel = as_flax(jnp.asarray(_at(plain, path)["kernel"]), layer)
+        kernel = as_flax(_kernel(plain, path), layer)
         if kernel.ndim != len(getattr(layer, "kernel_size", ())) + 2:
             continue
         wrapper, scales = wrappers.get(path), None
         if wrapper is not None and wrapper.measure == "neuron":
-            scales = np.asarray(wrapper.neuron_scales(_at(params, path)["kernel"]))
+            scales = np.asarray(wrapper.neuron_scales(_kernel(params, path)))
         found.append(_structure(path, np.asarray(kernel), getattr(layer, "feature_group_count", 1), scales))
     if not found:
         raise ValueError(f"{type(model).__name__} has no Dense, Conv or ConvTranspose that could be looked at.")
@@ -105,7 +105,7 @@ def _structure(
     )
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
+def _kernel(params: Any, path: tuple[str, ...]) -> jax.Array:
     for name in path:
-        tree = tree[name]
-    return tree
+        params = params[name]
+    return jnp.asarray(nn.meta.unbox(params["kernel"]))

@@ -93,12 +93,13 @@ class StructuralWeightNorm(nn.Module):
 
     def _normalize(self, variables: Any) -> Any:
         params = variables["params"]
-        outputs = as_flax(params["kernel"], self.layer_instance).shape[-1]
-        scale = None
-        if self.use_scale:
-            start = nn.initializers.constant(starting_scale(self.base, self.initial_scale))
-            scale = self.param("scale", start, (outputs,), self.param_dtype)
-        return {**variables, "params": {**params, "kernel": self.normalized_kernel(params["kernel"], scale)}}
+        kernel = nn.meta.unbox(params["kernel"])
+        outputs = as_flax(kernel, self.layer_instance).shape[-1]
+        scale, start = None, starting_scale(self.base, self.use_scale, self.initial_scale)
+        if start is not None:
+            scale = self.param("scale", nn.initializers.constant(start), (outputs,), self.param_dtype)
+        kernel = nn.meta.replace_boxed(params["kernel"], self.normalized_kernel(kernel, scale))
+        return {**variables, "params": {**params, "kernel": kernel}}
 
     def normalized_kernel(self, kernel: jax.Array, scale: jax.Array | None) -> jax.Array:
         """The kernel that the layer takes, made of the one it stores."""

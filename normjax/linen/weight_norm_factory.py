@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
-from normjax.functional.structural_weight_norm import check_structure
+from normjax.functional.structural_weight_norm import STRUCTURE, check_structure, starting_scale
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
 WeightNormFactory = Callable[[nn.Module], nn.Module]
@@ -56,8 +57,12 @@ def make_weight_norm(name: str, **options: Any) -> WeightNormFactory:
     if name == "none":
         return plain
     fields = {**_FIXED[name], **options}
-    said = fields.get
-    check_structure(said("measure"), said("base", "orthogonal"), said("strength"), said("axis", "input"))
+    check_structure(**{name: value for name, value in fields.items() if name in STRUCTURE})
+    starting_scale(fields.get("base", "orthogonal"), fields.get("use_scale", True), fields.get("initial_scale"))
+    try:
+        jnp.dtype(fields.get("param_dtype", jnp.float32))
+    except TypeError:
+        raise ValueError(f"param_dtype={fields['param_dtype']!r} is not a type; use float32 or another.") from None
     return lambda layer: StructuralWeightNorm(layer, **fields, name=layer.name and f"{layer.name}_weight_norm")
 
 

@@ -87,9 +87,9 @@ class StructuralWeightNorm(nnx.Module):
         self.use_scale = use_scale
         self.initialize_from_batch = initialize_from_batch
         self.scale: nnx.Param | None = nnx.data(None)
-        if use_scale:
+        if (start := starting_scale(base, use_scale, initial_scale)) is not None:
             outputs = self._outputs_last(layer_instance.kernel[...]).shape[-1]
-            self.scale = nnx.Param(jnp.full((outputs,), starting_scale(base, initial_scale), param_dtype))
+            self.scale = nnx.Param(jnp.full((outputs,), start, param_dtype))
         jax.eval_shape(self.normalized_kernel)  # what does not suit the kernel is told here
 
     def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:

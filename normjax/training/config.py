@@ -221,10 +221,11 @@ class TrainConfig(Section):
             if self.proximal != ProximalConfig():
                 raise ValueError("proximal needs a penalty, for example exclusive_sparsity")
             return self
-        if self.proximal.penalty == "magnitude" and self.proximal.strength >= 1:
+        # The strength that penalties start from is no share that anyone wants.
+        if self.proximal.penalty == "magnitude" and not ProximalConfig().strength < self.proximal.strength < 1:
             raise ValueError(
                 f"proximal.strength={self.proximal.strength:g} is the share of zeros with penalty=magnitude; "
-                "use less than 1"
+                "say which, less than 1, for example 0.8"
             )
         grouped = self.proximal.penalty in ("exclusive_sparsity", "group_sparsity", "combined")
         if self.proximal.axis != "input" and not grouped:

@@ -1,5 +1,6 @@
 """From a config to the learning rate's course and the optimizer."""
 
+import re
 from functools import partial
 from typing import Any, Protocol
 
@@ -87,8 +88,8 @@ def make_proximal(
 ) -> optax.GradientTransformation | None:
     """The proximal step behind the optimizer's; None where no penalty is named.
 
-    ``combined`` is that of CGES, group and exclusive sparsity in the shares of the authors; layers are in the order of
-    their names.
+    ``combined`` is that of CGES, group and exclusive sparsity in the shares of the authors, from the first layer to the
+    last.
 
     Args:
       options: the ``proximal`` section.
@@ -134,9 +135,17 @@ def make_proximal(
 
 
 def _from_first_to_last(first: float, last: float, params: Any) -> Any:
-    """Equally spaced numbers for the parameters, in the order of their names."""
-    leaves, tree = jax.tree.flatten(params)
-    return jax.tree.unflatten(tree, np.linspace(first, last, len(leaves)).tolist())
+    """Equally spaced numbers for the kernels, in the order in which our networks call their layers."""
+
+    def place(path: tuple) -> tuple:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        # Names as they are but for the stem, which is called first, and numbers, of which 2 comes before 10.
+        return not name.startswith("stem"), [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    ordered = sorted(range(len(paths)), key=lambda i: place(paths[i][0]))
+    numbers = dict(zip(ordered, np.linspace(first, last, len(paths)).tolist(), strict=True))
+    return jax.tree.unflatten(tree, [numbers[i] for i in range(len(paths))])
 
 
 def hidden_kernels(params: Any) -> Any:

@@ -85,6 +85,8 @@ class Session(NamedTuple):
             )
         except (TypeError, ValueError) as error:
             name = f"{self.config.model.name} with {self.config.norm.name}"
+            if self.config.weight_norm.name != "none":
+                name += f" and weight norm {self.config.weight_norm.name}"
             raise UserError(f"{name} cannot be built: {str(error).splitlines()[0]}") from error
 
     @property

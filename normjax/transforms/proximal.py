@@ -1,5 +1,6 @@
 """Proximal steps after the step of an optimizer."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ def proximal(
       An optax transformation, whose ``update`` needs the parameters.
 
     Raises:
-      ValueError: the strength is negative, or ``update`` is called without parameters.
+      ValueError: the strength or the learning rate is negative, or ``update`` is called without parameters.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(0.5), proximal(1.0, learning_rate=0.5))
@@ -63,6 +64,8 @@ def proximal(
     """
     if not callable(strength):
         check_strength(strength)
+    if not callable(learning_rate) and not 0 <= learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate!r} is out of range; use a finite number, 0 or more.")
 
     def init(_: Any) -> ProximalState:
         return ProximalState(jnp.zeros((), jnp.int32))

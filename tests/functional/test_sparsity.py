@@ -14,6 +14,7 @@ from normjax.functional import (
     prox_group_sparsity,
     prox_l1,
 )
+from normjax.functional.sparsity import check_real
 
 
 def draw(*shape, seed=0):
@@ -180,7 +181,43 @@ def test_it_maps_over_seeds():
 def test_bad_input_is_told():
     kernel = jnp.ones((2, 3))
     for prox in (prox_exclusive_sparsity, prox_group_sparsity, prox_l1):
-        with pytest.raises(ValueError, match=r"strength=-1 is out of range; use 0 or more"):
+        with pytest.raises(ValueError, match=r"strength=-1.0 is out of range; use a finite number, 0 or more"):
             prox(kernel, -1.0)
     with pytest.raises(ValueError, match=r"axes=\(2,\) out of range for an array of 2 dimensions"):
         exclusive_sparsity(kernel, 2)
+
+
+OPERATORS = {
+    "exact": lambda kernel, strength: prox_exclusive_sparsity(kernel, strength),
+    "cges": lambda kernel, strength: prox_exclusive_sparsity(kernel, strength, rule="cges"),
+    "group": prox_group_sparsity,
+    "l1": prox_l1,
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_does_not_become_a_zero(name, bad):
+    # A step that overflowed would pass for pruning, and no guard behind it would see it.
+    kernel = jnp.array([[1.0, bad, 2.0], [1.0, -2.0, 0.5]])
+    moved = np.asarray(OPERATORS[name](kernel, 0.1))
+    assert not np.isfinite(moved[0, 1])
+    assert np.isfinite(moved[1]).all()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_traced_strength_that_is_not_a_number_is_seen(name):
+    moved = jax.jit(OPERATORS[name])(jnp.array([[1.0, 3.0]]), jnp.nan)
+    assert np.isnan(np.asarray(moved)).all()
+
+
+def test_penalties_of_what_is_not_finite_are_not_finite():
+    kernel = jnp.array([[jnp.nan, 1.0], [1.0, 2.0]])
+    assert np.isnan(group_sparsity(kernel))
+    assert np.isnan(exclusive_sparsity(kernel))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
+def test_kernels_that_are_not_real_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"kernel of type {dtype.__name__} is not real; use a floating-point type"):
+        check_real(jnp.ones((2, 2), dtype))

@@ -105,17 +105,21 @@ def test_a_column_of_zeros_stays_one():
         assert np.any(structural_weight_norm(kernel, measure=measure)[2])
 
 
+def groups_of(size, base):
+    """The base, with groups where it has any."""
+    return {"base": base, "group_size": size} if base == "orthogonal" else {"base": base}
+
+
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("measure", ["sparsity", "neuron"])
 def test_a_grouped_kernel_is_normalised_as_the_layers_it_stands_for(base, measure):
     # Two groups of outputs, each with inputs of its own: as two kernels, but for the mean of the lengths of all units.
-    kernel = draw(3, 3, 4, 12)
-    got = structural_weight_norm(kernel, measure=measure, base=base, strength=0.4, feature_group_count=2, group_size=3)
-    weights = structural_weight_norm(kernel, base=base, feature_group_count=2, group_size=3)
+    kernel, base = draw(3, 3, 4, 12), groups_of(3, base)
+    got = structural_weight_norm(kernel, measure=measure, strength=0.4, feature_group_count=2, **base)
+    weights = structural_weight_norm(kernel, feature_group_count=2, **base)
     if measure == "sparsity":
         parts = [
-            structural_weight_norm(part, measure=measure, base=base, strength=0.4, group_size=3)
-            for part in jnp.split(kernel, 2, -1)
+            structural_weight_norm(part, measure=measure, strength=0.4, **base) for part in jnp.split(kernel, 2, -1)
         ]
         chex.assert_trees_all_close(got, jnp.concatenate(parts, -1), atol=1e-5)
     else:
@@ -148,7 +152,7 @@ def test_derivatives_in_float64(base, measure):
 
         def function(*args):
             # The numerical side passes NumPy arrays.
-            return structural_weight_norm(*map(jnp.asarray, args), measure=measure, base=base, group_size=4, **options)
+            return structural_weight_norm(*map(jnp.asarray, args), measure=measure, **groups_of(4, base), **options)
 
         check_grads(function, (kernel, scale), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
@@ -185,8 +189,16 @@ def test_it_maps_over_seeds():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": -0.1, "measure": "sparsity"}, r"strength=-0.1 is out of range; use 0 or more"),
-        ({"strength": 0.1}, r"strength=0.1 has no meaning without a measure; use measure='sparsity' or 'neuron'"),
+        ({"strength": -0.1, "measure": "sparsity"}, r"strength=-0.1 is out of range; use a finite number, 0 or more"),
+        ({"strength": 0.1}, r"strength=0.1 has no meaning with measure=None; it is for measure='sparsity' or 'neuron'"),
+        (
+            {"base": "none", "group_size": 7},
+            r"group_size=7 has no meaning with base='none'; it is for base='orth",
+        ),
+        ({"base": "weight_norm", "iterations": -4}, r"iterations=-4 has no meaning with base='weight_norm'"),
+        ({"measure": "neuron", "rule": "cges"}, r"rule='cges' has no meaning with measure='neuron'"),
+        ({"measure": "sparsity", "min_scale": 0.5}, r"min_scale=0.5 has no meaning with measure='sparsity'"),
+        ({"axis": "output"}, r"axis='output' has no meaning with measure=None"),
         ({"measure": "neuron", "min_scale": 0.0}, r"min_scale=0.0, max_scale=10.0 are out of range"),
         ({"measure": "neuron", "max_scale": 0.5}, r"min_scale=0.1, max_scale=0.5 are out of range"),
         ({"measure": "neuron", "base": "none", "feature_group_count": 3}, r"feature_group_count=3 does not divide"),
@@ -201,3 +213,10 @@ def test_bad_input_is_told(options, message):
 def test_a_kernel_of_rank_below_two_is_told(base):
     with pytest.raises(ValueError, match=r"kernel of shape \(4,\) has 1 axes; it needs two or more"):
         structural_weight_norm(jnp.ones(4), base=base)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("measure", [None, "sparsity", "neuron"])
+def test_a_weight_that_is_not_a_number_stays_seen(base, measure):
+    kernel = draw(4, 6).at[1, 2].set(jnp.nan)
+    assert np.isnan(np.asarray(structural_weight_norm(kernel, base=base, measure=measure))).any()

@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 import normjax
+from normjax.inference import weight_structure
 from normjax.linen import make_norm, make_weight_norm
 from normjax.models import build_model
 
@@ -120,3 +121,50 @@ def test_a_model_without_wrappers_is_told():
     variables = net.init(jax.random.key(0), x, train=False)
     with pytest.raises(ValueError, match="MLP has no StructuralWeightNorm, so there is nothing to materialise"):
         normjax.materialize(net, variables, x, train=False)
+
+
+def test_a_wrapper_that_the_call_does_not_reach_stays():
+    class Auxiliary(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            y = normjax.StructuralWeightNorm(nn.Dense(6), group_size=3)(x)
+            if train:
+                y = y + normjax.StructuralWeightNorm(nn.Dense(6), group_size=3)(x)
+            return y
+
+    net, x = Auxiliary(), jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    variables = net.init(jax.random.key(0), x, train=True)
+    apply, plain = normjax.materialize(net, variables, x, train=False)
+    for train in (False, True):
+        want = net.apply(variables, x, train=train)
+        chex.assert_trees_all_close(apply(plain, x, train=train), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("second", ["raw", "wrapped"])
+def test_a_layer_that_no_single_kernel_serves_is_told(second):
+    class Shared(nn.Module):
+        def setup(self):
+            self.layer = nn.Dense(6)
+            self.first = normjax.StructuralWeightNorm(self.layer, group_size=3)
+            self.second = self.layer if second == "raw" else normjax.StructuralWeightNorm(self.layer, base="none")
+
+        def __call__(self, x):
+            return self.first(x) + self.second(x)
+
+    x = jnp.ones((4, 6))
+    variables = Shared().init(jax.random.key(0), x)
+    who = "no wrapper" if second == "raw" else "second"
+    with pytest.raises(ValueError, match=rf"layer layer is called through first and {who}: no single kernel serves"):
+        normjax.materialize(Shared(), variables, x)
+
+
+def test_kernels_that_say_how_they_are_sharded_keep_saying_it():
+    names = (None, "model")
+    layer = nn.Dense(6, kernel_init=nn.with_partitioning(nn.initializers.lecun_normal(), names))
+    net, x = normjax.StructuralWeightNorm(layer, group_size=3), jnp.ones((4, 6))
+    variables = net.init(jax.random.key(0), x)
+    assert variables["params"]["layer_instance"]["kernel"].names == names
+    apply, plain = normjax.materialize(net, variables, x)
+    assert plain["params"]["layer_instance"]["kernel"].names == names
+    assert weight_structure(net, variables, x)[0].shape == (6, 6)
+    chex.assert_trees_all_close(apply(plain, x), net.apply(variables, x), rtol=1e-5, atol=1e-5)

@@ -205,8 +205,21 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         ("structural", {"measure": "dropout"}, r"measure='dropout' is not known; use 'sparsity', 'neuron' or None"),
         ("structural", {"base": "qr"}, r"base='qr' is not known; use 'orthogonal', 'weight_norm' or 'none'"),
         ("structural", {"measure": "neuron", "axis": "both"}, r"axis='both' is not known; use 'input' or 'output'"),
-        ("structural", {"measure": "sparsity", "strength": -1.0}, r"strength=-1 is out of range; use 0 or more"),
-        ("structural", {"strength": 1.0}, r"strength=1.0 has no meaning without a measure"),
+        (
+            "structural",
+            {"measure": "sparsity", "strength": -1.0},
+            r"strength=-1.0 is out of range; use a finite number, 0 or more",
+        ),
+        ("structural", {"strength": 1.0}, r"strength=1.0 has no meaning with measure=None"),
+        ("structural", {"measure": "sparsity", "rule": "foo"}, r"rule='foo' is not known; use 'exact' or 'cges'"),
+        ("orthogonal", {"method": "svd"}, r"method='svd' is not known; use 'newton' or 'eigh'"),
+        ("orthogonal", {"iterations": 2.5}, r"iterations=2.5 is out of range; use a whole number, 1 or more"),
+        ("orthogonal", {"group_size": -1}, r"group_size=-1 is out of range; use a whole number, 1 or more, or None"),
+        ("structural", {"measure": "neuron", "min_scale": 3.0}, r"min_scale=3.0, max_scale=10.0 are out of range"),
+        ("weight_norm", {"use_scale": "abc"}, r"use_scale='abc' is not known; use True or False"),
+        ("weight_norm", {"use_scale": False, "initial_scale": 3.0}, r"initial_scale=3.0 has no meaning with use_scale"),
+        ("weight_norm", {"initial_scale": float("nan")}, r"initial_scale=nan is out of range; use a finite number"),
+        ("weight_norm", {"param_dtype": "foo"}, r"param_dtype='foo' is not a type"),
     ],
 )
 def test_bad_options_are_told_when_the_factory_is_made(name, options, message):

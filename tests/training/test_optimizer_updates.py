@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from normjax.training.config import OptimizerConfig
-from normjax.training.optimizer import make_optimizer
+from normjax.functional import prox_exclusive_sparsity, prox_group_sparsity
+from normjax.training.config import OptimizerConfig, ProximalConfig
+from normjax.training.optimizer import make_optimizer, make_proximal
 
 DECAY = 0.05
 
@@ -96,3 +97,18 @@ def test_decay_alone_leaves_norms_and_biases_where_they_are(name):
     kernel = params["dense"]["kernel"]
     factor = 1.9 if name == "sgd" else 1.0  # Nesterov's look ahead takes the decay with it
     np.testing.assert_allclose(updates["dense"]["kernel"], -rate(0) * factor * DECAY * kernel, rtol=1e-5)
+
+
+def test_combined_sparsity_goes_from_the_first_layer_called_to_the_last():
+    # By their names alone the stem would come last, and layer 10 before layer 2.
+    names = ["stem", *(f"stage{stage}_block{block}" for stage in range(2) for block in range(11))]
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    params = {name: {"kernel": kernel} for name in [*names, "head"]}
+    optimizer = make_proximal(ProximalConfig(penalty="combined", strength=0.5), optax.constant_schedule(1.0), 1)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    for share, name in zip(np.linspace(0, 1, len(names)), names, strict=True):
+        grouped = prox_group_sparsity(kernel, float(0.5 * (0.8 - 0.6 * share)))
+        want = prox_exclusive_sparsity(grouped, float(0.5 * (0.2 + 0.6 * share)))
+        chex.assert_trees_all_close(moved[name]["kernel"], want, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(moved["head"]["kernel"], kernel)

@@ -121,7 +121,7 @@ def test_layers_start_with_outputs_of_mean_zero_and_variance_one(tmp_path):
         ({"weight_norm": {"name": "orthogonal", "options": {"strength": 1}}}, "weight norm 'orthogonal' has no option"),
         (
             {"weight_norm": {"name": "structural", "options": {"measure": "sparsity", "strength": -1.0}}},
-            "strength=-1 is out of range; use 0 or more",
+            r"strength=-1.0 is out of range; use a finite number, 0 or more",
         ),
         ({"weight_norm": {"initialize_from": 8}}, "initialize_from=8 sets scales, and there are none with name=none"),
         (
@@ -136,8 +136,9 @@ def test_layers_start_with_outputs_of_mean_zero_and_variance_one(tmp_path):
         ),
         (
             {"proximal": {"penalty": "magnitude", "strength": 1.0}},
-            "strength=1 is the share of zeros .* use less than",
+            "strength=1 is the share of zeros .* say which, less than 1",
         ),
+        ({"proximal": {"penalty": "magnitude"}}, "proximal.strength=0.0001 is the share of zeros .* say which"),
         ({"proximal": {"penalty": "l1", "axis": "output"}}, "proximal.axis has no meaning with penalty=l1"),
         ({"proximal": {"penalty": "group_sparsity", "rule": "cges"}}, "proximal.rule is of exclusive sparsity"),
         ({"proximal": {"penalty": "l1"}, "ema_decay": 0.9}, "exact zeros, which averaged weights have not"),

@@ -97,8 +97,10 @@ def test_a_mask_chooses_the_parameters():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(ValueError, match="strength=-1 is out of range; use 0 or more"):
+    with pytest.raises(ValueError, match=r"strength=-1.0 is out of range; use a finite number, 0 or more"):
         proximal(-1.0)
+    with pytest.raises(ValueError, match=r"learning_rate=-1.0 is out of range; use a finite number, 0 or more"):
+        proximal(1.0, learning_rate=-1.0)
     transformation = proximal(0.5)
     weights = {"kernel": draw(4, 4)}
     with pytest.raises(ValueError, match="params=None: a proximal step needs the parameters"):
