@@ -2,8 +2,8 @@
 
     python train.py --config configs/cifar10_convnet_neuron.py --data-dir DATA
 
-Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons. Without
-a norm the steps are smaller.
+Scales and biases are initialised by 256 training images; `normjax structure RUN` shows the scales of the neurons.
+Without a norm of activations the learning rate is smaller.
 Expected: not run by us yet.
 """
 
