@@ -39,7 +39,8 @@ def orthogonal_weight_norm(
       scale: one entry an output, multiplied in the end; None is 1. The paper's networks with relu have
         :math:`\sqrt 2`.
       group_size: outputs of a group; divides the outputs of each feature group and is at most the rank, the
-        fan-in (less one, with ``center``). None is the largest divisor of them that is at most 64 and half the fan-in.
+        fan-in (less one, with ``center``). None is the largest divisor of them that is at most 64 and half the fan-in;
+        of a prime number of outputs above 64 that is 1, each by itself.
       center: whether to take out the mean of the weights of each output.
       feature_group_count: of a grouped convolution.
       method: ``newton`` or ``eigh`` (see ``inverse_sqrt``).

@@ -281,6 +281,11 @@ def check_structure(**structure: Any) -> None:
     _check_limits(given["min_scale"], given["max_scale"])
 
 
+def as_flax(kernel: Array, layer: Any) -> Array:
+    """A kernel with its outputs last (and from there back), where the layer has them before its inputs."""
+    return jnp.swapaxes(kernel, -1, -2) if getattr(layer, "transpose_kernel", False) else kernel
+
+
 def starting_scale(base: Base, use_scale: Any, initial_scale: Any) -> float | None:
     """Where a module's scale starts: as given, or 1 without a base, and with one what keeps the variance through relu.
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from normjax.functional.structural_weight_norm import as_flax
 from normjax.inference.arguments import arguments_of
 from normjax.inference.materialize import PARAMS, materialize
-from normjax.linen.structural_weight_norm import WRAPPED, StructuralWeightNorm, as_flax
+from normjax.linen.structural_weight_norm import WRAPPED, StructuralWeightNorm
 
 
 class LayerStructure(NamedTuple):

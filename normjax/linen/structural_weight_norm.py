@@ -13,6 +13,7 @@ from normjax.functional.structural_weight_norm import (
     Axis,
     Base,
     Measure,
+    as_flax,
     neuron_scales,
     starting_scale,
     structural_weight_norm,
@@ -115,8 +116,3 @@ class StructuralWeightNorm(nn.Module):
     def _structure(self) -> dict[str, Any]:
         groups = getattr(self.layer_instance, "feature_group_count", 1)
         return {**{name: getattr(self, name) for name in STRUCTURE}, "feature_group_count": groups}
-
-
-def as_flax(kernel: jax.Array, layer: Any) -> jax.Array:
-    """A kernel with its outputs last (and from there back), where the layer has them before its inputs."""
-    return jnp.swapaxes(kernel, -1, -2) if getattr(layer, "transpose_kernel", False) else kernel

@@ -14,6 +14,7 @@ from normjax.functional.structural_weight_norm import (
     Axis,
     Base,
     Measure,
+    as_flax,
     starting_scale,
     structural_weight_norm,
 )
@@ -27,8 +28,8 @@ class StructuralWeightNorm(nnx.Module):
     """Wraps a layer, whose kernel it normalises; see ``normjax.functional.structural_weight_norm``.
 
     The stored kernel stays as it is. ``model.set_attributes(initialize_from_batch=True)`` makes of the next call a
-    data-dependent initialisation, in which each wrapper sets its scale (and the bias of its layer) so that the
-    outputs have mean 0 and variance 1; set it back to False behind it.
+    data-dependent initialisation, in which each wrapper that has a scale sets it (and the bias of its layer, if any) so
+    that the outputs have variance 1 (and mean 0); set it back to False behind it.
 
     Args:
       layer_instance: a Linear, Conv or ConvTranspose.
@@ -88,7 +89,7 @@ class StructuralWeightNorm(nnx.Module):
         self.initialize_from_batch = initialize_from_batch
         self.scale: nnx.Param | None = nnx.data(None)
         if (start := starting_scale(base, use_scale, initial_scale)) is not None:
-            outputs = self._outputs_last(layer_instance.kernel[...]).shape[-1]
+            outputs = as_flax(layer_instance.kernel[...], layer_instance).shape[-1]
             self.scale = nnx.Param(jnp.full((outputs,), start, param_dtype))
         jax.eval_shape(self.normalized_kernel)  # what does not suit the kernel is told here
 
@@ -110,15 +111,12 @@ class StructuralWeightNorm(nnx.Module):
         options = {name: getattr(self, name) for name in STRUCTURE}
         groups = getattr(self.layer_instance, "feature_group_count", 1)
         scale = None if self.scale is None else self.scale[...]
-        kernel = self._outputs_last(self.layer_instance.kernel[...])
-        return self._outputs_last(structural_weight_norm(kernel, scale, feature_group_count=groups, **options))
+        kernel = as_flax(self.layer_instance.kernel[...], self.layer_instance)
+        normalized = structural_weight_norm(kernel, scale, feature_group_count=groups, **options)
+        return as_flax(normalized, self.layer_instance)
 
     def materialize(self) -> nnx.Linear | nnx.Conv | nnx.ConvTranspose:
         """The layer with the normalised kernel as its own; exact zeros stay exact."""
         plain = nnx.clone(self.layer_instance)
         plain.kernel[...] = self.normalized_kernel()
         return plain
-
-    def _outputs_last(self, kernel: jax.Array) -> jax.Array:
-        transposed = getattr(self.layer_instance, "transpose_kernel", False)
-        return jnp.swapaxes(kernel, -1, -2) if transposed else kernel
