@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -190,13 +190,13 @@ def prox_l1(kernel: Float[Array, "..."], strength: float | Float[Array, ""]) -> 
     return jnp.where(survives, wide - jnp.sign(wide) * strength, 0).astype(kernel.dtype)
 
 
-def check_strength(strength: float | Array) -> None:
+def check_strength(strength: Any, name: str = "strength") -> None:
     """ValueError where a strength that is known while tracing is not a number, negative or not finite."""
     if isinstance(strength, jax.core.Tracer):
         return
     scalar = isinstance(strength, Real) or getattr(strength, "shape", None) == ()
     if not scalar or not 0 <= float(strength) < math.inf:
-        raise ValueError(f"strength={strength!r} is out of range; use a finite number, 0 or more.")
+        raise ValueError(f"{name}={strength!r} is out of range; use a finite number, 0 or more.")
 
 
 def check_rule(rule: str) -> None:

@@ -56,7 +56,7 @@ def mean_and_inverse_deviation(
       :math:`\mu` and :math:`1 / \sigma`; 1 where the output is constant.
     """
     found = moments(y, tuple(range(y.ndim - 1)))
-    return found.mean, jnp.where(found.variance == 0, 1, inverse_root(found.variance))
+    return found.mean, jnp.where(found.variance <= 0, 1, inverse_root(found.variance))
 
 
 def check_kernel(kernel: Array) -> None:

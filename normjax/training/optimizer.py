@@ -142,10 +142,9 @@ def _from_first_to_last(first: float, last: float, params: Any) -> Any:
         # Names as they are but for the stem, which is called first, and numbers, of which 2 comes before 10.
         return not name.startswith("stem"), [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    ordered = sorted(range(len(paths)), key=lambda i: place(paths[i][0]))
-    numbers = dict(zip(ordered, np.linspace(first, last, len(paths)).tolist(), strict=True))
-    return jax.tree.unflatten(tree, [numbers[i] for i in range(len(paths))])
+    paths = sorted((path for path, _ in jax.tree_util.tree_leaves_with_path(params)), key=place)
+    numbers = dict(zip(paths, np.linspace(first, last, len(paths)).tolist(), strict=True))
+    return jax.tree_util.tree_map_with_path(lambda path, _: numbers[path], params)
 
 
 def hidden_kernels(params: Any) -> Any:

@@ -1,6 +1,5 @@
 """Proximal steps after the step of an optimizer."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,8 +63,8 @@ def proximal(
     """
     if not callable(strength):
         check_strength(strength)
-    if not callable(learning_rate) and not 0 <= learning_rate < math.inf:
-        raise ValueError(f"learning_rate={learning_rate!r} is out of range; use a finite number, 0 or more.")
+    if not callable(learning_rate):
+        check_strength(learning_rate, "learning_rate")
 
     def init(_: Any) -> ProximalState:
         return ProximalState(jnp.zeros((), jnp.int32))

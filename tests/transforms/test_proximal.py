@@ -105,3 +105,14 @@ def test_mistakes_are_told():
     weights = {"kernel": draw(4, 4)}
     with pytest.raises(ValueError, match="params=None: a proximal step needs the parameters"):
         transformation.update(weights, transformation.init(weights))
+
+
+def test_a_learning_rate_may_be_injected():
+    # Under inject_hyperparams it is traced, and a comparison of it would end the training.
+    chained = optax.inject_hyperparams(lambda learning_rate: proximal(1.0, learning_rate=learning_rate))(
+        learning_rate=0.5
+    )
+    weights = {"kernel": jnp.array([[3.0, -2.0, 0.2]])}
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    updates, _ = jax.jit(chained.update)(zeros, chained.init(weights), weights)
+    chex.assert_trees_all_close(optax.apply_updates(weights, updates)["kernel"], jnp.array([[1.75, -0.75, 0.0]]))
