@@ -1,5 +1,6 @@
 """Structural weight normalization: what is measured of a network's structure takes part in normalising its weights."""
 
+import inspect
 import math
 from numbers import Real
 from typing import Any, Literal
@@ -21,21 +22,6 @@ Axis = Literal["input", "output"]
 
 # The strength of each measure where none is given: a proximal step that leaves most weights, a full scaling.
 DEFAULT_STRENGTHS: dict[str, float] = {"sparsity": 1e-3, "neuron": 1.0}
-
-# The options that modules hand on as they are, and what they are where nothing is said.
-STRUCTURE: dict[str, Any] = {
-    "measure": None,
-    "base": "orthogonal",
-    "strength": None,
-    "axis": "input",
-    "group_size": None,
-    "center": True,
-    "method": "newton",
-    "iterations": 20,
-    "rule": "exact",
-    "min_scale": 0.1,
-    "max_scale": 10.0,
-}
 
 # The bases and measures with which an option has a meaning.
 _MEANT_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -231,6 +217,14 @@ def structural_weight_norm(
             split = split * (grouped.T if axis == "input" else grouped).reshape(_broadcast(split, axis))
         weights = split.reshape(kernel.shape)
     return affine(weights, scale, None).astype(kernel.dtype)
+
+
+# The options that modules hand on as they are, and what they are where nothing is said.
+STRUCTURE: dict[str, Any] = {
+    name: option.default
+    for name, option in inspect.signature(structural_weight_norm).parameters.items()
+    if option.kind is option.KEYWORD_ONLY and name != "feature_group_count"
+}
 
 
 def neuron_scales(kernel: Float[Array, "... outputs"], **structure: Any) -> Float[Array, " units"]:
