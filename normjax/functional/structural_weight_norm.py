@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from normjax.functional.affine import affine, check_affine
 from normjax.functional.moments import statistics_dtype
@@ -275,8 +275,9 @@ def check_structure(**structure: Any) -> None:
     _check_limits(given["min_scale"], given["max_scale"])
 
 
-def as_flax(kernel: Array, layer: Any) -> Array:
+def as_flax(kernel: ArrayLike, layer: Any) -> Array:
     """A kernel with its outputs last (and from there back), where the layer has them before its inputs."""
+    kernel = jnp.asarray(kernel)
     return jnp.swapaxes(kernel, -1, -2) if getattr(layer, "transpose_kernel", False) else kernel
 
 

@@ -104,14 +104,14 @@ class StructuralWeightNorm(nn.Module):
 
     def normalized_kernel(self, kernel: jax.Array, scale: jax.Array | None) -> jax.Array:
         """The kernel that the layer takes, made of the one it stores."""
-        kernel = as_flax(jnp.asarray(kernel), self.layer_instance)
+        kernel = as_flax(kernel, self.layer_instance)
         scale = None if scale is None else jnp.asarray(scale)
         return as_flax(structural_weight_norm(kernel, scale, **self._structure()), self.layer_instance)
 
     def neuron_scales(self, kernel: jax.Array) -> jax.Array:
         """The scale of each unit by ``measure="neuron"``, given the kernel that is stored."""
         assert self.measure == "neuron"
-        return neuron_scales(as_flax(jnp.asarray(kernel), self.layer_instance), **self._structure())
+        return neuron_scales(as_flax(kernel, self.layer_instance), **self._structure())
 
     def _structure(self) -> dict[str, Any]:
         groups = getattr(self.layer_instance, "feature_group_count", 1)
