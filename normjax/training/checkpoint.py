@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the latest few and the best, written beside the training, whole or absent."""
+"""Checkpoints by Orbax: the latest few and the best, written beside the training, whole or absent, and verified."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from normjax.errors import UserError
+from normjax.training.manifest import damage, write_manifest
 
 _METRIC = "validation_accuracy"
 
@@ -16,29 +17,69 @@ _METRIC = "validation_accuracy"
 class Checkpoints:
     """The checkpoints of a run.
 
+    Orbax restores flipped bits without a word, so each checkpoint has the SHA-256 of its files, written before it
+    takes its name; nothing is restored that differs.
+
     Args:
       directory: ``checkpoints/`` of the run.
       keep: how many of the latest are kept, besides the one with the best validation accuracy.
+      read_only: change nothing, because another process may write here. Otherwise damaged checkpoints are moved to
+        ``damaged/`` beside the directory, and what an interrupted write left is removed.
+
+    Attributes:
+      damaged: for the number of each damaged checkpoint what is wrong with it.
 
     Raises:
-      UserError: the directory cannot be read, or the metrics of a checkpoint are damaged.
+      UserError: the directory cannot be read, or no checkpoint of it is whole.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
+    def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
+        self.directory = directory
+        self._keep, self._read_only = keep, read_only
+        self._writing = 0  # the number of the checkpoint that is on its way
+        try:
+            self.damaged = _damaged(directory)
+            if not read_only:
+                self._set_aside()
+            self._manager = self._open()
+        except (OSError, ValueError) as error:
+            raise UserError(f"the checkpoints in {directory} cannot be read: {_first_words(error)}") from error
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+            return ocp.CheckpointManager(self.directory.resolve(), options=options)
         best = checkpoint_managers.BestN(
             get_metric_fn=lambda metrics: metrics[_METRIC], n=1, keep_checkpoints_without_metrics=False
         )
-        latest = checkpoint_managers.LatestN(keep)
-        self.directory = directory
+        latest = checkpoint_managers.LatestN(self._keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
             best_fn=lambda metrics: metrics[_METRIC],
             cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        try:
-            self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
-        except (OSError, ValueError) as error:
-            raise UserError(f"the checkpoints in {directory} cannot be read: {_first_words(error)}") from error
+        return ocp.CheckpointManager(self.directory.resolve(), options=options)
+
+    def _write_manifest(self) -> None:
+        """Orbax calls this when all is written and the directory has not taken its name yet."""
+        (draft,) = self.directory.glob(f"{self._writing}.*")
+        write_manifest(draft)
+
+    def _set_aside(self) -> None:
+        if not self.damaged:
+            return
+        if len(self.damaged) == len(_numbered(self.directory)):
+            step, wrong = max(self.damaged.items())
+            raise UserError(
+                f"no checkpoint in {self.directory} is whole; in the latest, {step}, {wrong}. Put back a copy, or "
+                "begin anew with another --workdir."
+            )
+        aside = self.directory.with_name("damaged")
+        aside.mkdir(exist_ok=True)
+        for step in self.damaged:
+            count = sum(entry.name.partition("-")[0] == str(step) for entry in aside.iterdir())
+            (self.directory / str(step)).rename(aside / (f"{step}-{count + 1}" if count else str(step)))
 
     def save(self, step: int, state: Any, meta: dict[str, Any], accuracy: float | None = None) -> None:
         """Starts to write the state of ``step``; the training goes on meanwhile.
@@ -52,6 +93,8 @@ class Checkpoints:
         Raises:
           UserError: this checkpoint or the one before could not be written.
         """
+        self.wait()
+        self._writing = step
         metrics = None if accuracy is None else {_METRIC: accuracy}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)), meta=ocp.args.JsonSave(meta)
@@ -81,10 +124,12 @@ class Checkpoints:
           like: a tree of the same structure, shapes and types.
 
         Raises:
-          UserError: there is no such checkpoint, or it does not fit the network.
+          UserError: there is no such checkpoint, it is damaged, or it does not fit the network.
         """
         if step not in self.steps:
             raise UserError(f"{self.directory} has no checkpoint {step}; it has {self.steps or 'none'}.")
+        if wrong := damage(self.directory / str(step)):
+            raise UserError(f"checkpoint {self.directory / str(step)} is damaged: {wrong}.")
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(jax.tree.map(np.asarray, like)), meta=ocp.args.JsonRestore()
         )
@@ -137,6 +182,19 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.directory} ({error}); "
             f"{f'the last good one is step {good[-1]}' if good else 'there is no earlier one'}."
         )
+
+
+def _numbered(directory: Path) -> dict[int, Path]:
+    """The directories of the checkpoints; an unfinished one has no number for its name yet."""
+    if not directory.is_dir():
+        return {}
+    return {int(path.name): path for path in sorted(directory.iterdir()) if path.name.isdigit() and path.is_dir()}
+
+
+def _damaged(directory: Path) -> dict[int, str]:
+    wrong = {step: damage(path) for step, path in _numbered(directory).items()}
+    # One that its trainer has removed meanwhile is not damaged.
+    return {step: what for step, what in wrong.items() if what and (directory / str(step)).is_dir()}
 
 
 def _first_words(error: Exception) -> str:

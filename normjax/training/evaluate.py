@@ -90,7 +90,7 @@ def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int
     session = build_session(run.read_config(), run.read_dataset())
     if not run.checkpoints.is_dir():
         raise UserError(f"{path} has no checkpoint yet.")
-    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
     try:
         step = _choose(checkpoints, checkpoint, path)
         state, _ = checkpoints.restore(step, session.state_like())
@@ -153,6 +153,14 @@ def evaluate_run(path: Path, *, split: str, checkpoint: str, data_dir: Path | No
 def _choose(checkpoints: Checkpoints, wanted: str, path: Path) -> int:
     if checkpoints.latest is None:
         raise UserError(f"{path} has no checkpoint yet.")
+    if wanted in ("best", "last") and checkpoints.damaged:
+        # Which one is best may stand in the damaged one; another must not be taken for it in silence.
+        step, wrong = max(checkpoints.damaged.items())
+        whole = sorted(set(checkpoints.steps) - set(checkpoints.damaged))
+        raise UserError(
+            f"checkpoint {step} of {path} is damaged: {wrong}. "
+            + (f"Name one that is whole: checkpoint={' or '.join(map(str, whole))}." if whole else "None is whole.")
+        )
     if wanted == "best":
         return checkpoints.best or checkpoints.latest
     if wanted == "last":

@@ -278,6 +278,8 @@ class _Run:
             f"{self.config.run.parallel}; {self.session.total_steps:,} steps of {self.config.batch_size}",
             highlight=False,
         )
+        for step, wrong in self.checkpoints.damaged.items():
+            self.console.print(f"checkpoint {step} is damaged ({wrong}); it was moved to {self.run.path / 'damaged'}")
         if start:
             self.console.print(f"going on from step {start:,} of {self.session.total_steps:,}", highlight=False)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ def opened():
     """Opens checkpoints in a folder, and closes them all at the end."""
     made = []
 
-    def make(folder, keep=2):
-        made.append(Checkpoints(folder / "checkpoints", keep))
+    def make(folder, keep=2, **options):
+        made.append(Checkpoints(folder / "checkpoints", keep, **options))
         return made[-1]
 
     yield make
@@ -113,15 +114,111 @@ def test_another_network_is_refused(opened, tmp_path, like, part):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("file", ["state/_METADATA", "meta/metadata", "metrics/metrics"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(opened, tmp_path, file):
+def flip(file):
+    """One bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def truncate(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+FAULTS = {"flipped": flip, "truncated": truncate, "missing": lambda file: file.unlink()}
+
+
+def files_of(folder, step):
+    """Every file of a checkpoint that what is restored depends on, by its name."""
+    whole = folder / "checkpoints" / str(step)
+    files = {path.relative_to(whole).as_posix(): path for path in sorted(whole.rglob("*")) if path.is_file()}
+    return {name: path for name, path in files.items() if name not in ("_CHECKPOINT_METADATA", "commit_success.txt")}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_any_file_is_noticed(opened, tmp_path, fault):
+    # Orbax restores flipped bits of its data files as if nothing were wrong.
     save(opened(tmp_path), {5: 0.5})
-    damaged = tmp_path / "checkpoints" / "5" / file
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
-    with pytest.raises(UserError) as error:
-        opened(tmp_path).restore(5, draw_state())
-    assert str(tmp_path / "checkpoints") in str(error.value)
-    assert "\n" not in str(error.value)
+    reader = opened(tmp_path, read_only=True)
+    for name, file in files_of(tmp_path, 5).items():
+        before = file.read_bytes()
+        if not before and fault != "missing":
+            continue
+        FAULTS[fault](file)
+        with pytest.raises(UserError, match=r"checkpoint .*5 is damaged: ") as error:
+            reader.restore(5, draw_state())
+        assert name == "SHA256SUMS" or name in str(error.value)
+        assert "\n" not in str(error.value)
+        file.write_bytes(before)
+    assert_same_bits(reader.restore(5, draw_state())[0], draw_state(5))
+
+
+def test_a_foreign_file_is_noticed(opened, tmp_path):
+    save(opened(tmp_path), {5: 0.5})
+    (tmp_path / "checkpoints" / "5" / "state" / "stray").touch()
+    with pytest.raises(UserError, match="is damaged: state/stray was not written with it"):
+        opened(tmp_path, read_only=True).restore(5, draw_state())
+
+
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "commit_success.txt"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_orbax_writes_last_does_not_decide_what_is_restored(opened, tmp_path, file, fault):
+    save(opened(tmp_path), {5: 0.5})
+    FAULTS[fault](tmp_path / "checkpoints" / "5" / file)
+    assert_same_bits(opened(tmp_path).restore(5, draw_state())[0], draw_state(5))
+
+
+def test_the_manifest_is_what_sha256sum_reads(opened, tmp_path):
+    save(opened(tmp_path), {5: 0.5})
+    checked = subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"],
+        cwd=tmp_path / "checkpoints" / "5",
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0
+    assert checked.stdout.count(": OK") == len(files_of(tmp_path, 5)) - 1
+
+
+@pytest.mark.parametrize("file", ["state/_METADATA", "metrics/metrics", "SHA256SUMS"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(opened, tmp_path, file):
+    save(opened(tmp_path), {3: 0.6, 5: 0.7})
+    flip(tmp_path / "checkpoints" / "5" / file)
+    again = opened(tmp_path)
+    assert again.steps == [3]
+    assert again.latest == again.best == 3
+    assert list(again.damaged) == [5]
+    assert_same_bits(again.restore(3, draw_state())[0], draw_state(3))
+    assert (tmp_path / "damaged" / "5" / file).exists()
+    # Its number is free again, and what becomes of that does not get lost either.
+    save(again, {5: 0.8})
+    flip(tmp_path / "checkpoints" / "5" / file)
+    assert opened(tmp_path).steps == [3]
+    assert sorted(entry.name for entry in (tmp_path / "damaged").iterdir()) == ["5", "5-2"]
+
+
+def test_where_none_is_whole_all_stay_where_they_are(opened, tmp_path):
+    # Set aside, they would not be there the next time, and the run would begin anew in silence.
+    save(opened(tmp_path), {3: 0.6, 5: 0.7})
+    for step in (3, 5):
+        flip(tmp_path / "checkpoints" / str(step) / "state" / "_METADATA")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint in .* is whole; in the latest, 5, state/_METADATA"):
+            opened(tmp_path)
+    assert opened(tmp_path, read_only=True).steps == [3, 5]
+
+
+def test_a_reader_leaves_what_is_being_written(opened, tmp_path):
+    # Opened as a trainer does, a reader removed the checkpoint that a running trainer was about to finish.
+    save(opened(tmp_path), {3: 0.6})
+    draft = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
+    draft.mkdir()
+    reader = opened(tmp_path, read_only=True)
+    assert (reader.steps, reader.best, reader.damaged) == ([3], 3, {})
+    assert draft.exists()
+    save(opened(tmp_path), {5: None})
+    assert not draft.exists()
 
 
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(opened, tmp_path):
