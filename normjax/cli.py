@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
+from normjax.training.stop import StoppedError, StopRequest
 
 # What tyro makes of a validation error in a section of the config.
 _INVALID_FIELD = re.compile(
@@ -27,6 +30,46 @@ _INVALID_FIELD = re.compile(
 _RUN = Annotated[Path, tyro.conf.Positional]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Several processes, on one or many hosts, that do the work together."""
+
+    distributed: bool = False
+    """this process is one of several; the same command runs in each"""
+    coordinator: str | None = None
+    """host:port of the first process; None: found by JAX on a TPU pod, under SLURM, Open MPI or Kubernetes"""
+    processes: int | None = None
+    """how many there are; None as above"""
+    process: int | None = None
+    """which one this is, from 0; None as above"""
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """What is done inside is done together with the other processes."""
+        if not self.distributed:
+            if (self.coordinator, self.processes, self.process) != (None, None, None):
+                raise UserError("--coordinator, --processes and --process are for --distributed, which is missing.")
+            yield
+            return
+        from normjax.training.cluster import abandon_cluster, await_loss, join_cluster, leave_cluster
+
+        join_cluster(self.coordinator, self.processes, self.process)
+        try:
+            yield
+        except UserError as error:
+            abandon_cluster(f"normjax: error: {error}", 2)
+        except StoppedError:
+            leave_cluster()
+            raise
+        except BaseException:  # noqa: BLE001 - whatever it is, the other processes must not wait for this one
+            await_loss()
+            abandon_cluster(traceback.format_exc(), 1)
+        leave_cluster()
+
+
+_CLUSTER = Annotated[Cluster, tyro.conf.arg(name="")]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 2 and one line on a user's error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -34,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         _parse(arguments)()
+    except StoppedError as stopped:
+        print(stopped)
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -49,6 +94,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
         config: Path | None = None,
         workdir: Path | None = None,
         data_dir: Path | None = None,
+        cluster: _CLUSTER = Cluster(),
     ) -> Callable[[], None]:
         """Train a network; without options a small convolutional network on handwritten digits.
 
@@ -57,6 +103,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
             config: a file of configs/, or the config.json of a run, to start from
             workdir: directory of the run; that of an earlier run resumes it; None: a new one in runs/
             data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+            cluster: of which this process is one
         """
 
         def run() -> None:
@@ -66,9 +113,13 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
             from normjax.training.report import print_summary
 
             console = Console()
+            if cluster.distributed and workdir is None:
+                raise UserError("--distributed needs --workdir, a directory that all processes see.")
             path = workdir or _new_workdir(config.stem if config else options.data.name)
-            summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console)
-            print_summary(summary, path, console)
+            with StopRequest() as stop, cluster.joined():
+                summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console, stop=stop)
+                if _is_first(cluster):
+                    print_summary(summary, path, console)
 
         return run
 
@@ -81,6 +132,7 @@ def evaluate(
     checkpoint: str = "best",
     data_dir: Path | None = None,
     json: bool = False,
+    cluster: _CLUSTER = Cluster(),
 ) -> Callable[[], None]:
     """Evaluate a trained network on every example of a split.
 
@@ -90,14 +142,17 @@ def evaluate(
         checkpoint: best (by validation), last, or the number of a step
         data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
         json: print one JSON object instead of a table
+        cluster: of which this process is one
     """
 
     def command() -> None:
         from normjax.training.evaluate import evaluate_run
         from normjax.training.report import print_evaluation
 
-        result = evaluate_run(run, split=split, checkpoint=checkpoint, data_dir=_data_dir(data_dir))
-        _print_json(result) if json else print_evaluation(result)
+        with cluster.joined():
+            result = evaluate_run(run, split=split, checkpoint=checkpoint, data_dir=_data_dir(data_dir))
+            if _is_first(cluster):
+                _print_json(result) if json else print_evaluation(result)
 
     return command
 
@@ -256,6 +311,41 @@ def study(
     return command
 
 
+def launch(
+    command: Annotated[tuple[str, ...], tyro.conf.Positional],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2,
+    devices: int | None = None,
+) -> Callable[[], None]:
+    """Start a run of several processes on this machine: normjax launch -n 4 -- train.py --workdir runs/four
+
+    Args:
+        command: train.py or normjax evaluate, behind --, with its options
+        n: how many processes
+        devices: simulated devices of each, on a CPU; None: as the machine has them
+    """
+
+    def run() -> None:
+        from normjax.training.launch import launch as launch_command
+
+        if not command:
+            raise UserError("launch needs a command behind --, for example: launch -n 2 -- train.py --workdir runs/two")
+        for name, value in (("n", n), ("devices", devices)):
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: use 1 or more.")
+        if status := launch_command(command, n, devices):
+            sys.exit(status)
+
+    return run
+
+
+def _is_first(cluster: Cluster) -> bool:
+    if not cluster.distributed:
+        return True
+    from normjax.training.cluster import is_first
+
+    return is_first()
+
+
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """The chosen subcommand with its options; tyro's many-line complaints become one line."""
     train = _start_config(arguments, TrainConfig) if arguments[:1] == ["train"] else TrainConfig()
@@ -268,6 +358,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "structure": structure,
         "detect": detect_command(detect),
         "study": study,
+        "launch": launch,
     }
     complaint = io.StringIO()
     try:

@@ -42,8 +42,8 @@ def stop_after(monkeypatch: Any, step: int) -> None:
     """Lets the next run die once the metrics of ``step`` are written."""
     flush = loop._Run._flush
 
-    def stopping(self: Any, at: int) -> Any:
-        line = flush(self, at)
+    def stopping(self: Any, at: int, state: Any) -> Any:
+        line = flush(self, at, state)
         if at == step:
             raise PowerCutError
         return line

@@ -12,6 +12,7 @@ from normjax.errors import UserError
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 MAX_PIXELS = 50_000_000  # checked from the header, before the pixels are decoded
+MIN_SIDE = 2  # one pixel a side is no picture but a placeholder for one
 
 
 def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
@@ -23,12 +24,14 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
       name: of the file or record, for the message.
 
     Raises:
-      UserError: the bytes are no picture, are cut short, or hold more than 50 million pixels.
+      UserError: the bytes are no picture, are cut short, or hold more than 50 million pixels or one row or column.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "BMP", "GIF", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name}: {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read.")
+            if min(image.size) < MIN_SIDE:
+                raise UserError(f"{name}: {image.width}x{image.height} pixels; it takes {MIN_SIDE} a side at least.")
             pixels = _to_bytes(image, channels)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture (PNG, JPEG, BMP, GIF or WebP).") from error

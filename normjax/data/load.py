@@ -10,9 +10,10 @@ import numpy as np
 from normjax.data.digits import load_digits
 from normjax.data.folder import load_folder
 from normjax.data.options import DataConfig
-from normjax.data.source import DatasetInfo, MemorySource, Source, Subset
+from normjax.data.source import UNREADABLE, DatasetInfo, MemorySource, Source, Subset
 from normjax.data.splits import random_split, stratified_split
 from normjax.data.tfds import load_tfds
+from normjax.data.tolerant import Tolerant
 from normjax.data.transforms import (
     Transform,
     identity,
@@ -69,6 +70,8 @@ def load_dataset(
     """
     whole = load_source(options.name, options.train_split, seed=seed, data_dir=data_dir)
     test = load_source(options.name, options.test_split, seed=seed, data_dir=data_dir)
+    if options.bad_records == "skip":
+        whole, test = Tolerant(whole), Tolerant(test)
     if test.classes != whole.classes:
         raise UserError(f"{test.name} has other classes than {whole.name}: {test.classes} and {whole.classes}.")
     prepare, augment, shape = _transforms(options, whole)
@@ -125,7 +128,7 @@ def _in_memory(
     with ThreadPoolExecutor() as pool:
         parts = list(pool.map(decode, np.array_split(np.arange(len(source)), max(1, len(source) // 512))))
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return MemorySource(source.name, source.classes, images, labels)
+    return MemorySource(source.name, source.classes, images, labels, source.unreadable)
 
 
 def _validation_split(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -160,7 +163,8 @@ def _channel_statistics(
     total, squares, count = np.zeros(channels, np.int64), np.zeros(channels, np.int64), 0
     for part in np.array_split(chosen, max(1, len(chosen) // 500)):
         images, labels = train.read(part)
-        pixels = prepare.apply(images, np.empty((len(labels), 0))).reshape(-1, channels).astype(np.int64)
+        pixels = prepare.apply(images, np.empty((len(labels), 0)))[labels != UNREADABLE]
+        pixels = pixels.reshape(-1, channels).astype(np.int64)
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     # Exact in whole numbers, so that a constant channel is told from one that hardly varies.
     spread = [count * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)]

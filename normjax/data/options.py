@@ -19,6 +19,9 @@ class DataConfig(BaseModel):
         "shift", description="what is done to training images"
     )
     padding: int = Field(1, ge=0, le=64, description="pixels of shift and crop_flip")
+    bad_records: Literal["raise", "skip"] = Field(
+        "raise", description="what happens at a record that cannot be read: the run ends, or it is left out and counted"
+    )
     mean: tuple[float, ...] | None = Field(None, description="mean of each channel in [0, 1]; None: measured")
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="standard deviation of each channel in [0, 1]; None: measured"

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from normjax.data.options import StreamConfig
-from normjax.data.source import Source
+from normjax.data.source import UNREADABLE, Source
 from normjax.data.streams import Stream, make_stream
 from normjax.data.transforms import Transform
 
@@ -24,7 +24,7 @@ class Batch(TypedDict, total=False):
 
     image: np.ndarray  # uint8 (n, H, W, C)
     label: np.ndarray  # int32 (n,)
-    mask: np.ndarray  # bool (n,), False for padding; evaluation only
+    mask: np.ndarray  # bool (n,), False for padding and for records that cannot be read; not where all are valid
 
 
 class Shard(NamedTuple):
@@ -79,7 +79,12 @@ def training_batches(
         images, labels = source.read(stream(int(step))[part])
         uniform = np.random.default_rng([seed, _AUGMENTATION, int(step)]).random((batch_size, transform.draws))
         images = transform.apply(images, uniform[part])
-        return Batch(image=images if drift is None else drift(images, int(step)), label=labels)
+        images = images if drift is None else drift(images, int(step))
+        if source.unreadable is None:
+            return Batch(image=images, label=labels)
+        # With a mask in each batch there is one program for all of them.
+        valid = labels != UNREADABLE
+        return Batch(image=images, label=np.where(valid, labels, 0), mask=valid)
 
     return _ahead(grain.MapDataset.range(start, stop).map(make), threads)
 
@@ -87,7 +92,7 @@ def training_batches(
 def evaluation_batches(
     source: Source, transform: Transform, *, batch_size: int, shard: Shard = ALL, threads: int = 2
 ) -> Iterator[Batch]:
-    """Every example exactly once, in order; the last batch is filled with zeros and masked.
+    """Every example exactly once, in order; the last batch is filled with zeros, and these are masked.
 
     Args:
       source: the examples.
@@ -110,10 +115,11 @@ def evaluation_batches(
         if not valid.any():
             images, labels = images[:0], labels[:0]
         padding = len(rows) - len(labels)
+        readable = labels != UNREADABLE
         return Batch(
             image=np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))),
-            label=np.pad(labels, (0, padding)),
-            mask=valid,
+            label=np.pad(np.where(readable, labels, 0), (0, padding)),
+            mask=np.pad(readable, (0, padding)),
         )
 
     return _ahead(grain.MapDataset.range(math.ceil(len(source) / batch_size)).map(make), threads)

@@ -1,10 +1,12 @@
 """A few examples of the training split, drawn once: the reference batch, or what layers are initialised by."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
-from normjax.data.source import Source
+from normjax.data.source import UNREADABLE, Source
 from normjax.data.transforms import Transform
 from normjax.errors import UserError
 
@@ -38,31 +40,45 @@ def draw_reference(
     Raises:
       UserError: there are fewer examples.
     """
-    if size > len(source):
-        raise UserError(f"{name}={size} is more than the {len(source)} training examples.")
     order = np.random.default_rng([seed, _REFERENCE]).permutation(len(source))
-    chosen = order[:size] if draw == "random" else _balanced(source, order, size)
+    if draw == "balanced":
+        chosen = _balanced(source, order, size)
+    elif source.unreadable is None:
+        chosen = order[:size].tolist()
+    else:
+        chosen = [index for index, _ in itertools.islice(_examples(source, order), size)]
+    if len(chosen) < size:
+        raise UserError(f"{name}={size} is more than the {len(chosen)} training examples.")
     images, labels = source.read(chosen)
     return prepare.apply(images, np.empty((len(labels), 0)))
 
 
-def _balanced(source: Source, order: np.ndarray, size: int) -> np.ndarray:
+def _balanced(source: Source, order: np.ndarray, size: int) -> list[int]:
     share, extra = divmod(size, len(source.classes))
     taken = np.zeros(len(source.classes), int)
     chosen: list[int] = []
     passed: list[int] = []
+    for index, label in _examples(source, order):
+        wanted = taken[label] < share or (taken[label] == share and extra > 0)
+        if not wanted:
+            passed.append(index)
+            continue
+        extra -= taken[label] == share
+        taken[label] += 1
+        chosen.append(index)
+        if len(chosen) == size:
+            break
+    # Classes that have fewer than their share leave places to the others.
+    return chosen + passed[: size - len(chosen)]
+
+
+def _examples(source: Source, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Indices and classes in this order, without records that cannot be read."""
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
-        labels = source.read(chunk)[1] if source.labels is None else source.labels[chunk]
+        # Labels that are known do not tell whether the image can be read.
+        known = None if source.unreadable is not None else source.labels
+        labels = source.read(chunk)[1] if known is None else known[chunk]
         for index, label in zip(chunk.tolist(), labels.tolist(), strict=True):
-            wanted = taken[label] < share or (taken[label] == share and extra > 0)
-            if not wanted:
-                passed.append(index)
-                continue
-            extra -= taken[label] == share
-            taken[label] += 1
-            chosen.append(index)
-            if len(chosen) == size:
-                return np.array(chosen)
-    # Classes that have fewer than their share leave places to the others.
-    return np.array(chosen + passed[: size - len(chosen)])
+            if label != UNREADABLE:
+                yield index, label

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from normjax.errors import UserError
 
+UNREADABLE = -1  # the label of a record that could not be read and is to be masked out
 Images = np.ndarray | list[np.ndarray]  # one array (n, H, W, C), or a list where sizes differ; uint8
 
 
@@ -19,6 +20,7 @@ class Source(abc.ABC):
     image_shape: tuple[int, int, int] | None  # height, width, channels; None where sizes differ
     labels: np.ndarray | None = None  # int32, where they are known without reading the images
     in_memory: bool = False
+    unreadable: dict[int, str] | None = None  # what is wrong with records that are left out; None where none may be
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -26,7 +28,11 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, indices: Sequence[int] | np.ndarray) -> tuple[Images, np.ndarray]:
-        """Images (uint8, channels last) and labels (int32) of the examples, in the order asked for."""
+        """Images (uint8, channels last) and labels (int32) of the examples, in the order asked for.
+
+        Raises:
+          UserError: a record is damaged; it is named.
+        """
 
 
 class DatasetInfo(BaseModel):
@@ -50,9 +56,19 @@ class MemorySource(Source):
     in_memory = True
     labels: np.ndarray
 
-    def __init__(self, name: str, classes: Sequence[str], images: np.ndarray, labels: np.ndarray):
-        self.name, self.classes = name, tuple(classes)
-        self.images, self.labels = images, check_labels(labels, len(self.classes), name)
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        images: np.ndarray,
+        labels: np.ndarray,
+        unreadable: dict[int, str] | None = None,
+    ):
+        self.name, self.classes, self.unreadable = name, tuple(classes), unreadable
+        left_out = np.isin(np.arange(len(labels)), list(unreadable or ()))
+        self.labels = np.where(left_out, UNREADABLE, labels).astype(np.int32)
+        check_labels(labels[~left_out], len(self.classes), name, np.flatnonzero(~left_out))
+        self.images = images
         height, width, channels = images.shape[1:]
         self.image_shape = (height, width, channels)
 
@@ -70,7 +86,7 @@ class Subset(Source):
         self.source, self.indices = source, np.asarray(indices)
         self.name, self.classes, self.image_shape = source.name, source.classes, source.image_shape
         self.labels = None if source.labels is None else source.labels[self.indices]
-        self.in_memory = source.in_memory
+        self.in_memory, self.unreadable = source.in_memory, source.unreadable
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,7 +95,9 @@ class Subset(Source):
         return self.source.read(self.indices[indices])
 
 
-def check_labels(labels: np.ndarray, classes: int, name: str, records: Sequence[int] | None = None) -> np.ndarray:
+def check_labels(
+    labels: np.ndarray, classes: int, name: str, records: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
     """The labels as int32.
 
     Args:

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: the latest few and the best, written beside the training, whole or absent, and verified."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from normjax.errors import UserError
+from normjax.training.cluster import on_first
 from normjax.training.manifest import damage, write_manifest
 
 _METRIC = "validation_accuracy"
@@ -38,9 +40,8 @@ class Checkpoints:
         self._keep, self._read_only = keep, read_only
         self._writing = 0  # the number of the checkpoint that is on its way
         try:
-            self.damaged = _damaged(directory)
-            if not read_only:
-                self._set_aside()
+            self.damaged: dict[int, str] = {}
+            self._inspect() if read_only else on_first(self._inspect)
             self._manager = self._open()
         except (OSError, ValueError) as error:
             raise UserError(f"the checkpoints in {directory} cannot be read: {_first_words(error)}") from error
@@ -66,8 +67,9 @@ class Checkpoints:
         (draft,) = self.directory.glob(f"{self._writing}.*")
         write_manifest(draft)
 
-    def _set_aside(self) -> None:
-        if not self.damaged:
+    def _inspect(self) -> None:
+        self.damaged = _damaged(self.directory)
+        if self._read_only or not self.damaged:
             return
         if len(self.damaged) == len(_numbered(self.directory)):
             step, wrong = max(self.damaged.items())
@@ -115,6 +117,20 @@ class Checkpoints:
             self._manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
             raise self._not_written(error) from error
+
+    def recover(self) -> None:
+        """Makes ready for the next checkpoint after one could not be written; the earlier ones are still there.
+
+        Raises:
+          UserError: the directory cannot be read.
+        """
+        # Orbax no longer counts those that the lost one was to replace.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # what was reported already
+            self._manager.close()
+        try:
+            self._manager = self._open()
+        except (OSError, ValueError) as error:
+            raise UserError(f"the checkpoints in {self.directory} cannot be read: {_first_words(error)}") from error
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """State and plain data of a checkpoint.

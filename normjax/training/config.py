@@ -167,6 +167,9 @@ class RunConfig(Section):
     validate_every: int | None = Field(None, ge=1, description="steps between validations, besides one an epoch")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints, besides one an epoch")
     keep: int = Field(2, ge=1, description="latest checkpoints kept, besides the best")
+    failed_save: Literal["end", "go_on"] = Field(
+        "end", description="what the run does where a checkpoint cannot be written, as on a full disk"
+    )
     cache_mib: int = Field(2048, ge=0, description="decode a split once where it fits in this many MiB")
     threads: int = Field(2, ge=1, le=256, description="threads that read and augment")
 

@@ -11,6 +11,7 @@ from normjax.data.source import Source
 from normjax.data.transforms import Transform
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
+from normjax.training.cluster import own_shard, sum_over_processes
 from normjax.training.run_directory import RunDirectory
 from normjax.training.session import Session, build_session
 from normjax.training.state import evaluated_variables
@@ -60,7 +61,11 @@ class Evaluator:
         confusion = np.zeros((classes, classes), np.int64)
         totals = np.zeros(4)
         batches = evaluation_batches(
-            source, prepare, batch_size=session.eval_batch_size, threads=session.config.run.threads
+            source,
+            prepare,
+            batch_size=session.eval_batch_size,
+            shard=own_shard(),
+            threads=session.config.run.threads,
         )
         for batch in batches:
             sums, logits = self._step(state, session.parallel.shard(batch))
@@ -69,8 +74,8 @@ class Evaluator:
             valid = batch["mask"]
             np.add.at(confusion, (batch["label"][valid], predicted[valid]), 1)
         loss, correct, top5, examples = totals.tolist()
-        known = len(session.info.classes)
-        return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion[:known])
+        confusion = sum_over_processes(confusion)[: len(session.info.classes)]
+        return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion)
 
 
 def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int]:

@@ -1,6 +1,7 @@
 """The training loop: from a config to a run directory with a trained network."""
 
 import contextlib
+import logging
 import math
 import platform
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from normjax.data import Dataset, draw_reference, load_dataset, make_drift, make
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.clock import Clock
+from normjax.training.cluster import is_first, on_first, own_shard
 from normjax.training.config import TrainConfig
+from normjax.training.diagnosis import first_non_finite
 from normjax.training.evaluate import Evaluator, Scores
 from normjax.training.metrics import MetricsLog, read_metrics
 from normjax.training.plots import plot_confusion, plot_curves
@@ -25,11 +28,20 @@ from normjax.training.progress import Progress
 from normjax.training.run_directory import RunDirectory, write_json
 from normjax.training.session import Session, build_session
 from normjax.training.step import StepMetrics
+from normjax.training.stop import StoppedError, StopRequest
 
+_log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # steps handed to the devices before the loop waits for one
 
 
-def train(config: TrainConfig, workdir: Path, *, data_dir: Path | None = None, console: Console | None = None) -> dict:
+def train(
+    config: TrainConfig,
+    workdir: Path,
+    *,
+    data_dir: Path | None = None,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> dict:
     """Trains a network, or goes on with a run where it stopped.
 
     1. The run directory is taken, and its config checked.
@@ -42,18 +54,20 @@ def train(config: TrainConfig, workdir: Path, *, data_dir: Path | None = None, c
       workdir: the run directory; that of an earlier run resumes it.
       data_dir: where data sets lie.
       console: where progress is shown.
+      stop: tells whether to end early.
 
     Returns:
       The summary, as in ``summary.json``.
 
     Raises:
       UserError: bad options, missing data, a busy or unwritable directory, too many non-finite steps.
+      StoppedError: it was asked to stop; all that was done is saved.
     """
-    console = console or Console(quiet=True)
+    console = console if console is not None and is_first() else Console(quiet=True)
     run = RunDirectory(workdir)
-    run.acquire()
+    on_first(run.acquire)
     try:
-        return _Run(run, config, data_dir, console).carry_out()
+        return _Run(run, config, data_dir, console, stop or StopRequest()).carry_out()
     finally:
         run.release()
 
@@ -61,15 +75,17 @@ def train(config: TrainConfig, workdir: Path, *, data_dir: Path | None = None, c
 class _Run:
     """One process's part in a run, from opening the directory to the summary."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, data_dir: Path | None, console: Console):
-        self.run, self.config, self.console = run, config, console
+    def __init__(
+        self, run: RunDirectory, config: TrainConfig, data_dir: Path | None, console: Console, stop: StopRequest
+    ):
+        self.run, self.config, self.console, self.stop = run, config, console, stop
         self.clock = Clock()
-        run.check_config(config)
+        on_first(lambda: run.check_config(config))
         with self.clock("data"), console.status(f"reading {config.data.name} …"):
             self.dataset: Dataset = load_dataset(
                 config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib
             )
-        run.check_dataset(self.dataset.info)
+        on_first(lambda: run.check_dataset(self.dataset.info))
         self.session: Session = build_session(config, self.dataset.info)
         self.parallel = self.session.parallel
         self.evaluator = Evaluator(self.session)
@@ -77,10 +93,11 @@ class _Run:
         with self.clock("compile"):
             self.initial = self.session.initial_state(self._draw_reference(), self._draw_first())
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
-        run.record(config, self.dataset.info)
+        on_first(lambda: run.record(config, self.dataset.info))
         self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)
         self.pending: list[StepMetrics] = []
         self.skipped = 0
+        self.stopping = False
 
     def carry_out(self) -> dict[str, Any]:
         """Trains what is left to train, tests, and writes the summary."""
@@ -91,7 +108,7 @@ class _Run:
             self.clock.add(meta["seconds"])
             self.skipped = meta["skipped"]
         self._announce(start)
-        self.log = MetricsLog(self.run, start)
+        self.log = MetricsLog(self.run, start, _log.warning, silent=not is_first())
         try:
             replicated = self._train(self.parallel.replicate(state), start)
             scores, tested = self._test(replicated)
@@ -101,8 +118,8 @@ class _Run:
                 with contextlib.suppress(UserError):
                     resource.close()
             raise
-        self.log.close()
         self.checkpoints.close()
+        self.log.close()
         return self._summarize(scores, tested)
 
     def _draw_reference(self) -> np.ndarray | None:
@@ -135,18 +152,22 @@ class _Run:
         with self.clock("training"), Progress(self.console, total, start, self.config.batch_size) as progress:
             batch: Any = first
             for step in range(start + 1, total + 1):
+                if self.stopping or (jax.process_count() == 1 and self.stop.signal is not None):
+                    self._stop(state, step - 1, start)
                 if self.session.refreshes_before(step):
                     state = refresh(state)
                 state, metrics = step_function(state, batch)
                 self.pending.append(metrics)
                 if len(self.pending) > _IN_FLIGHT:
-                    self.pending[-1 - _IN_FLIGHT].loss.block_until_ready()
+                    done = self.pending[-1 - _IN_FLIGHT]
+                    done.loss.block_until_ready()
+                    self._hear(done)
                 if step < total:
                     batch = next(batches)
                 ends_epoch, due = self.session.ends_epoch(step), every is not None and step % every == 0
                 validates = between is not None and step % between == 0
                 if ends_epoch or due or validates or step % self.config.run.log_every == 0:
-                    line = self._flush(step)
+                    line = self._flush(step, state)
                     progress.advance(step, line)
                 if ends_epoch or due:
                     accuracy = self._validate(state, step, progress) if ends_epoch else None
@@ -168,12 +189,37 @@ class _Run:
             stop=stop,
             stream=self.stream,
             drift=make_drift(self.config.stream),
+            shard=own_shard(),
             threads=self.config.run.threads,
         )
-        return map(self.parallel.shard, source)
+        return (self.parallel.shard(self._with_stop(batch)) for batch in source)
 
-    def _flush(self, step: int) -> dict[str, Any]:
+    def _with_stop(self, batch: Any) -> dict[str, Any]:
+        """The batch, which among several processes tells the others whether this one is to stop."""
+        if jax.process_count() == 1:
+            return batch
+        asked = np.full(self.parallel.own, self.stop.signal is not None, np.int32)
+        return {**batch, "stop": asked}
+
+    def _stop(self, state: Any, step: int, start: int) -> None:
+        """Saves the state after ``step`` where it is not saved yet, and ends the run."""
+        self.checkpoints.wait()
+        if step > start and step != self.checkpoints.latest:
+            if self.pending:
+                self._flush(step, state)
+            self._save(state, step, None)
+            self.checkpoints.wait()
+        raise StoppedError(self.checkpoints.latest or 0, self.session.total_steps, self.run.path)
+
+    def _hear(self, told: Any) -> None:
+        """Learns from the numbers of a step, the same on all processes, whether one of them is to stop."""
+        if told.stop is not None and int(self.parallel.fetch(told.stop)):
+            self.stopping = True
+
+    def _flush(self, step: int, state: Any) -> dict[str, Any]:
         """Writes the metrics of the steps since the last line; ends the run where too many were not finite."""
+        for metrics in self.pending:
+            self._hear(metrics)
         steps = [self.parallel.fetch(metrics)._asdict() for metrics in self.pending]
         self.pending = []
         good = [m for m in steps if m["skipped_in_row"] == 0]
@@ -201,15 +247,19 @@ class _Run:
         limit = self.config.max_skipped_steps
         for number, metrics in enumerate(steps, step - len(steps) + 1):
             if metrics["skipped_in_row"] >= limit:
-                self._give_up(number, metrics)
+                self._give_up(number, metrics, state)
         return line
 
-    def _give_up(self, step: int, metrics: dict[str, Any]) -> None:
+    def _give_up(self, step: int, metrics: dict[str, Any], state: Any) -> None:
         self.checkpoints.wait()
         limit, latest = self.config.max_skipped_steps, self.checkpoints.latest
+        first = step - limit + 1
+        # Skipped steps leave the state as it was, so the first of them can be taken again.
+        place = first_non_finite(self.session, state, next(self._batches(first - 1, first)))
         raise UserError(
             f"step {step}: {limit} steps in a row were not finite (loss {metrics['loss']}, gradient norm "
-            f"{metrics['gradient_norm']}), the first of them step {step - limit + 1}; "
+            f"{metrics['gradient_norm']}), the first of them step {first}, where the first value that is not finite "
+            f"is {place or 'not to be found again'}; "
             + (f"the last checkpoint is step {latest}." if latest else "there is no checkpoint yet.")
         )
 
@@ -227,7 +277,13 @@ class _Run:
     def _save(self, state: Any, step: int, accuracy: float | None) -> None:
         with self.clock("checkpoint"):
             meta = {"seconds": self.clock.read(), "skipped": self.skipped}
-            self.checkpoints.save(step, self.parallel.fetch(state), meta, accuracy)
+            try:
+                self.checkpoints.save(step, self.parallel.fetch(state), meta, accuracy)
+            except UserError as error:
+                if self.config.run.failed_save == "end":
+                    raise
+                _log.warning("%s Training goes on.", error)
+                self.checkpoints.recover()
 
     def _test(self, state: Any) -> tuple[Scores, int]:
         """The test set, read once, by the best checkpoint (the last where no validation chose one)."""
@@ -254,6 +310,7 @@ class _Run:
             "tested_step": tested,
             "steps": self.session.total_steps,
             "skipped_steps": self.skipped,
+            "unreadable_records": self._unreadable(),
             "epochs": self.config.epochs,
             "parameters": self.parameters,
             "seconds": seconds,
@@ -261,6 +318,8 @@ class _Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
         }
+        if not is_first():
+            return summary
         info = self.dataset.info
         name = f"{self.config.model.name} with {self.config.norm.name} on {info.name}, seed {self.config.seed}"
         plot_curves(lines, self.run.curves, name)
@@ -269,12 +328,18 @@ class _Run:
         write_json(self.run.summary_file, summary)
         return summary
 
+    def _unreadable(self) -> list[str]:
+        """What is wrong with the records that this process left out."""
+        parts = (self.dataset.train, self.dataset.validation, self.dataset.test)
+        return sorted({reason for part in parts if part is not None for reason in (part.unreadable or {}).values()})
+
     def _announce(self, start: int) -> None:
         info, devices = self.dataset.info, self.parallel.devices
+        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         self.console.print(
             f"[bold]{self.config.model.name}[/] with {self.config.norm.name}, {self.parameters:,} parameters, on "
             f"{info.name}: {info.train_examples:,} images to train, {info.validation_examples:,} to validate, "
-            f"{info.test_examples:,} to test; {len(devices)} {devices[0].platform} device(s), "
+            f"{info.test_examples:,} to test; {len(devices)} {devices[0].platform} device(s){processes}, "
             f"{self.config.run.parallel}; {self.session.total_steps:,} steps of {self.config.batch_size}",
             highlight=False,
         )
@@ -292,6 +357,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.machine(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         **{name: version(name) for name in ("normjax", "jax", "flax", "optax", "orbax-checkpoint", "grain")},

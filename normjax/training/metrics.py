@@ -1,9 +1,12 @@
 """Metrics of a run, to ``metrics.jsonl`` and to TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
+import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +18,102 @@ class MetricsLog:
     """Appends to the metrics of a run, whole line by whole line.
 
     A resumed run drops what it wrote after the checkpoint it goes on from, and the test figures, so that the file
-    reads like that of a run never interrupted.
+    reads like that of a run never interrupted. A training does not end because a line cannot be written: the line is
+    kept and written with the next one.
 
     Args:
       run: the run directory.
       step: the step the run goes on from.
+      warn: is told what could not be written.
+      silent: write nothing, because another process does.
 
     Raises:
-      UserError: the files cannot be written.
+      UserError: the files cannot be written to begin with.
     """
 
-    def __init__(self, run: RunDirectory, step: int):
+    def __init__(self, run: RunDirectory, step: int, warn: Callable[[str], None] = print, *, silent: bool = False):
+        self._run, self._step, self._warn, self._silent = run, step, warn, silent
+        self._waiting = ""  # lines that could not be written
+        self._events: _EventFile | None = None
+        if silent:
+            return
         kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= step and line["split"] != "test"]
-        self._directory = run.path
         try:
             draft = run.metrics_file.with_name(run.metrics_file.name + ".draft")
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
             draft.replace(run.metrics_file)
-            self._file = run.metrics_file.open("a")
+            self._whole = run.metrics_file.stat().st_size  # bytes, up to the end of the last line
             self._events = _EventFile(run.tensorboard, step)
         except OSError as error:
-            raise self._not_written(error) from error
+            raise UserError(self._complaint(error)) from error
 
     def write(self, step: int, epoch: float, split: str, **values: float | int | None) -> dict[str, Any]:
         """One line; numbers that are not finite become null, which JSON has."""
         line: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "split": split}
         for name, value in values.items():
             line[name] = value if value is not None and math.isfinite(value) else None
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-            self._events.write(step, {f"{split}/{name}": line[name] for name in values if line[name] is not None})
-        except OSError as error:
-            raise self._not_written(error) from error
+        if not self._silent:
+            warned = bool(self._waiting)
+            self._waiting += json.dumps(line) + "\n"
+            try:
+                self._append()
+            except OSError as error:
+                if not warned:
+                    self._warn(f"{self._complaint(error)} The lines are kept, and training goes on.")
+            self._show(line)
         return line
 
     def close(self) -> None:
-        """Writes out what is buffered."""
-        try:
-            self._file.close()
-            self._events.close()
-        except OSError as error:
-            raise self._not_written(error) from error
+        """Writes what is still waiting.
 
-    def _not_written(self, error: OSError) -> UserError:
-        return UserError(f"metrics cannot be written to {self._directory}: {error.strerror}.")
+        Raises:
+          UserError: it cannot be written.
+        """
+        try:
+            self._append()
+        except OSError as error:
+            raise UserError(self._complaint(error)) from error
+        finally:
+            if self._events is not None:
+                self._events.close()
+                self._events = None
+
+    def _append(self) -> None:
+        if not self._waiting:
+            return
+        with self._run.metrics_file.open("r+b") as file:
+            # A full disk may have taken a part of the lines.
+            file.truncate(self._whole)
+            file.seek(self._whole)
+            file.write(self._waiting.encode())
+            file.flush()
+            self._whole = file.tell()
+        self._waiting = ""
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """Hands the line to TensorBoard, whose file is made anew of all lines where it is gone."""
+        try:
+            if self._events is not None and self._events.is_there():
+                self._events.write(line)
+                return
+            self._drop_events()
+            folder = self._run.tensorboard
+            alone = not folder.exists() or not any(folder.iterdir())
+            self._events = _EventFile(folder, self._step)
+            for earlier in read_metrics(self._run.metrics_file):
+                if alone or earlier["step"] > self._step:
+                    self._events.write(earlier)
+        except OSError as error:
+            self._drop_events()
+            self._warn(f"{self._complaint(error)} TensorBoard shows nothing new meanwhile, and training goes on.")
+
+    def _drop_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            events.drop()
+
+    def _complaint(self, error: OSError) -> str:
+        return f"metrics cannot be written to {self._run.path}: {error.strerror}."
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -74,20 +128,44 @@ class _EventFile:
     """Scalars for TensorBoard, written at once: a queue and a thread would report a full disk nowhere."""
 
     def __init__(self, directory: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
         from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
         directory.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"), filename_suffix=f".{os.getpid()}.step{step}")
-        # Tells TensorBoard to hide what an interrupted run wrote after this step.
-        self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        now, host = time.time_ns(), platform.node()
+        self._file = directory / f"events.out.tfevents.{now // 10**9}.{host}.{os.getpid()}.{now}.step{step}"
+        self._records = RecordWriter(str(self._file))
+        try:
+            self._add(file_version="brain.Event:2")
+            # Tells TensorBoard to hide what an interrupted run wrote after this step.
+            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._records.flush()
+        except OSError:
+            self.drop()
+            raise
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def is_there(self) -> bool:
+        """Whether nobody has removed the file."""
+        return self._file.exists()
+
+    def write(self, line: dict[str, Any]) -> None:
+        values = {name: value for name, value in line.items() if name not in ("step", "epoch", "split")}
         for name, value in values.items():
-            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
-        self._writer.flush()
+            if value is not None:
+                self._add(step=line["step"], summary=self._scalar(f"{line['split']}/{name}", value))
+        self._records.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._records.close()
+
+    def drop(self) -> None:
+        """Gives up a file that could not be written to its end; its scalars are in the lines, too."""
+        with contextlib.suppress(OSError):  # of what is still buffered, and was reported
+            self._records.close()
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+    def _add(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())

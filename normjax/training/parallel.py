@@ -1,4 +1,4 @@
-"""Runs a step written for one device on all of them, by pmap or by shard_map."""
+"""Runs a step written for one device on all of them, of one process or of many, by pmap or by shard_map."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -16,7 +16,7 @@ class DataParallel:
     """Spreads batches over devices and keeps the state equal on each.
 
     pmap gives every array a leading axis of devices, shard_map a sharding over a mesh; both run the same step
-    against the same axis name.
+    against the same axis name. With several processes each gives and gets what lies on its own devices.
 
     Args:
       mode: ``pmap`` or ``shard_map``.
@@ -33,7 +33,9 @@ class DataParallel:
 
     def __init__(self, mode: Literal["pmap", "shard_map"] = "pmap", devices: Sequence[jax.Device] | None = None):
         self.mode = mode
-        self.devices = list(devices if devices is not None else jax.devices())
+        # Those of a process are neighbours, as its rows of a batch are; a TPU numbers its chips by their place.
+        self.devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+        self.own = sum(device.process_index == jax.process_index() for device in self.devices)
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
         self._over_devices = NamedSharding(self.mesh, PartitionSpec(AXIS))
         self._everywhere = NamedSharding(self.mesh, PartitionSpec())
@@ -41,10 +43,10 @@ class DataParallel:
     def replicate(self, tree: Any) -> Any:
         """The tree, equal on every device."""
         if self.mode == "shard_map":
-            return jax.device_put(tree, self._everywhere)
-        count = len(self.devices)
+            return self._put(tree, self._everywhere)
+        count = self.own
         stacked = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf)[None], (count, *np.shape(leaf))), tree)
-        return jax.device_put(stacked, self._over_devices)
+        return self._put(stacked, self._over_devices)
 
     def fetch(self, tree: Any) -> Any:
         """A replicated tree as numpy arrays."""
@@ -53,16 +55,26 @@ class DataParallel:
         return jax.device_get(tree)
 
     def shard(self, batch: Any) -> Any:
-        """A batch, its rows divided among the devices."""
+        """A batch, its rows divided among the devices; each process gives its own rows."""
         if self.mode == "pmap":
-            count = len(self.devices)
+            count = self.own
             batch = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)
-        return jax.device_put(batch, self._over_devices)
+        return self._put(batch, self._over_devices)
 
     def gather(self, tree: Any) -> Any:
-        """What ``shard`` divided, or a step put out as ``sharded``, as numpy arrays."""
-        tree = jax.device_get(tree)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree) if self.mode == "pmap" else tree
+        """What ``shard`` divided, or a step put out as ``sharded``, as numpy arrays: the rows of this process."""
+
+        def rows(leaf: Any) -> np.ndarray:
+            shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+            whole = np.concatenate([np.asarray(shard.data) for shard in shards])
+            return whole.reshape(-1, *whole.shape[2:]) if self.mode == "pmap" else whole
+
+        return jax.tree.map(rows, tree)
+
+    def _put(self, tree: Any, sharding: NamedSharding) -> Any:
+        if self.own == len(self.devices):
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
     def map(
         self,

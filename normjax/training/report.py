@@ -23,6 +23,8 @@ def print_summary(summary: dict[str, Any], path: Path, console: Console) -> None
     table.add_row("checkpoint tested", f"step {summary['tested_step']:,} of {summary['steps']:,}")
     if summary["skipped_steps"]:
         table.add_row("steps skipped, not finite", f"{summary['skipped_steps']:,}")
+    if summary["unreadable_records"]:
+        table.add_row("records left out, unreadable", f"{len(summary['unreadable_records']):,}")
     table.add_row("parameters", f"{summary['parameters']:,}")
     if summary["images_per_second"] is not None:
         table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")

@@ -29,6 +29,7 @@ class StepMetrics(NamedTuple):
     learning_rate: jax.Array
     gradient_norm: jax.Array
     skipped_in_row: jax.Array  # 0 where the step was taken
+    stop: jax.Array | None = None  # devices whose process was asked to stop; None where the batch does not tell
 
 
 class Evaluation(NamedTuple):
@@ -86,7 +87,8 @@ def make_train_step(
       axis_name: the mapped axis; None on one device.
 
     Returns:
-      A function (state, batch) -> (state, metrics).
+      A function (state, batch) -> (state, metrics). A batch may have ``stop``, a number for each device that is summed
+      with the gradients, so that all processes learn of a signal at the same step.
     """
 
     def loss_and_gradient(trained: Any, model_state: Any, batch: dict[str, jax.Array], mutable: list[str]):
@@ -107,6 +109,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
         moving = [name for name in state.model_state if name != REFERENCE_STATS]
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
         parts = _split(batch, micro_batches)
         model_state, sums = state.model_state, None
         trained = {"params": state.params}
@@ -134,10 +138,10 @@ def make_train_step(
             # One pass back through the reference, for all micro-batches.
             (through,) = pull(sums[0][REFERENCE_STATS])
             gradients = jax.tree.map(jnp.add, gradients, through)
-        sums = (gradients, *sums[1:])
+        sums = (gradients, *sums[1:], None if stop is None else stop.sum())
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        gradients, loss, correct, count = sums
+        gradients, loss, correct, count, stop = sums
         examples = jnp.maximum(count, 1)
         gradients = jax.tree.map(lambda g: g / examples.astype(g.dtype), gradients)
         loss = loss / examples
@@ -163,7 +167,7 @@ def make_train_step(
             ema=ema,
         )
         rate = jnp.asarray(schedule(state.updates), jnp.float32)
-        return new, StepMetrics(loss, correct, count, rate, norm, skipped)
+        return new, StepMetrics(loss, correct, count, rate, norm, skipped, stop)
 
     return train_step
 
@@ -197,6 +201,19 @@ def make_eval_step(
         return (sums if axis_name is None else lax.psum(sums, axis_name)), logits
 
     return eval_step
+
+
+def mean_loss(logits: Any, batch: dict[str, jax.Array], smoothing: float) -> jax.Array:
+    """The mean cross entropy of one device's valid examples.
+
+    Args:
+      logits: of the network.
+      batch: labels, and ``mask`` where not all of its rows are valid.
+      smoothing: share of the target spread over all classes.
+    """
+    losses, _ = _losses(logits, batch["label"], smoothing)
+    valid = batch.get("mask", jnp.ones(losses.shape, bool))
+    return jnp.where(valid, losses, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def _losses(logits: jax.Array, labels: jax.Array, smoothing: float) -> tuple[jax.Array, jax.Array]:

@@ -24,8 +24,8 @@ from normjax.training import loop
 
 flush = loop._Run._flush
 
-def flush_and_die(self, step):
-    line = flush(self, step)
+def flush_and_die(self, step, state):
+    line = flush(self, step, state)
     if step == 14:
         os.kill(os.getpid(), signal.SIGKILL)
     return line

@@ -3,12 +3,14 @@
 import json
 import signal
 
+import jax
+import numpy as np
 import pytest
 from cli_cases import TINY
 
 from normjax.training import loop, report
 from normjax.training.config import TrainConfig
-from normjax.training.loop import train
+from normjax.training.evaluate import restore_run
 
 pytest_plugins = ["cli_fixtures"]
 pytestmark = pytest.mark.usefixtures("commands_compiled_once")
@@ -19,8 +21,8 @@ def started(monkeypatch, command):
     """Calls ``normjax train`` up to the training itself: config, directory and data folder it would get."""
     calls = []
 
-    def note(config, path, *, data_dir, console):
-        del console
+    def note(config, path, *, data_dir, console, stop):
+        del console, stop
         calls.append((config, path, data_dir))
 
     monkeypatch.setattr(loop, "train", note)
@@ -122,30 +124,41 @@ def test_a_new_directory_is_named_after_the_data(started):
     assert started("--data.name", "imagenet2012/full:1.0")[1].name.endswith("-imagenet2012-full-1.0")
 
 
-@pytest.fixture
-def _interruptible():
-    # A shell ignores SIGINT in what it runs in the background, and Python then leaves it so.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
-def test_an_interruption_is_said_and_the_run_goes_on_later(command, monkeypatch, tmp_path):
-    # Ctrl-C in the middle of training: no traceback, the code of shells, and a directory to resume.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step_and_nothing_is_lost(command, monkeypatch, tmp_path, finished, number):
+    # Ctrl-C, or a scheduler that takes the machine away: 14 is no step at which a checkpoint is due.
     flush = loop._Run._flush
 
-    def interrupted(self, step):
-        line = flush(self, step)
+    def signalled(self, step, state):
+        line = flush(self, step, state)
         if step == 14:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return line
 
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_flush", interrupted)
-        code, _, err = command("train", *TINY, "--workdir", tmp_path / "run")
-    assert (code, err) == (130, "normjax: interrupted\n")
-    monkeypatch.setattr(loop, "train", train)
+        patch.setattr(loop._Run, "_flush", signalled)
+        code, out, _ = command("train", *TINY, "--workdir", tmp_path / "run")
+    assert code == 0
+    assert f"stopped after step 14 of 21, which is saved in {tmp_path / 'run'}" in out
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
     code, out, err = command("train", *TINY, "--workdir", tmp_path / "run")
     assert (code, err) == (0, "")
-    assert "going on from step 12 of 21" in out
+    assert "going on from step 14 of 21" in out
+    (_, this, _), (_, other, _) = restore_run(tmp_path / "run", "last"), restore_run(finished, "last")
+    jax.tree.map(np.testing.assert_array_equal, this, other)
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_to_save(command, monkeypatch, tmp_path):
+    announce = loop._Run._announce
+
+    def signalled(self, start):
+        announce(self, start)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "_announce", signalled)
+    code, out, _ = command("train", *TINY, "--workdir", tmp_path / "run")
+    assert code == 0
+    assert "stopped after step 0 of 21, before anything was to be saved" in out
+    # A second time, where there is something, nothing is saved anew.
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

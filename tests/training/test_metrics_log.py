@@ -1,6 +1,8 @@
 """The metrics of a run: JSON lines that a crash cannot spoil, and the same numbers for TensorBoard."""
 
 import json
+import resource
+import shutil
 import struct
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import pytest
 from run_cases import EPOCH_ENDS, PowerCutError, metrics_of, run_config, stop_after
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from normjax.errors import UserError
 from normjax.training.loop import train
 from normjax.training.metrics import MetricsLog, read_metrics
 from normjax.training.run_directory import RunDirectory
@@ -122,6 +125,58 @@ def test_a_last_line_cut_short_is_left_out(run, rest):
 
 def test_a_run_without_metrics_has_none(run):
     assert read_metrics(run.metrics_file) == []
+
+
+def test_a_line_that_cannot_be_written_is_kept_and_written_with_the_next(run):
+    # A limit on the size of files stands for the full disk; a part of the line still fits.
+    told = []
+    log = MetricsLog(run, 0, told.append)
+    log.write(1, 0.1, "train", loss=1.0)
+    before = run.metrics_file.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        for step in (2, 3):
+            assert log.write(step, step / 10, "train", loss=float(step))["step"] == step
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (complaint,) = [line for line in told if "The lines are kept" in line]
+    assert f"metrics cannot be written to {run.path}: File too large." in complaint
+    log.write(4, 0.4, "train", loss=4.0)
+    log.close()
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(step, float(step)) for step in (1, 2, 3, 4)]
+    assert_same_scalars(shown_by_tensorboard(run.tensorboard), scalars_of(lines))
+
+
+def test_lines_that_could_never_be_written_are_an_error_at_the_end(run):
+    told = []
+    log = MetricsLog(run, 0, told.append)
+    run.metrics_file.unlink()
+    run.metrics_file.mkdir()
+    log.write(1, 0.1, "train", loss=1.0)
+    assert told
+    with pytest.raises(UserError, match="metrics cannot be written to"):
+        log.close()
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_tensorboard_directory_that_is_removed_is_made_anew(run, start):
+    logged(run, 0, *((step, "train", {"loss": float(step)}) for step in (2, 4, 6)))
+    log = MetricsLog(run, start)
+    log.write(start + 2, 0.1, "train", loss=7.0)
+    shutil.rmtree(run.tensorboard)
+    log.write(start + 4, 0.2, "train", loss=8.0)
+    log.write(start + 6, 0.3, "train", loss=9.0)
+    log.close()
+    assert_same_scalars(shown_by_tensorboard(run.tensorboard), scalars_of(read_metrics(run.metrics_file)))
+
+
+def test_a_log_of_another_process_writes_nothing(run):
+    log = MetricsLog(run, 0, silent=True)
+    assert log.write(1, 0.1, "train", loss=float("nan"))["loss"] is None
+    log.close()
+    assert list(run.path.iterdir()) == []
 
 
 def test_tensorboard_shows_what_the_lines_say(straight_run, monkeypatch, tmp_path):

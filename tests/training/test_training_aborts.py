@@ -1,12 +1,14 @@
 """A run that ends early says why in one line and keeps what it had."""
 
+import errno
 import json
+import os
 
 import pytest
 from run_cases import PowerCutError, assert_same_bits, contents, metrics_of, poison, run_config, state_of, stop_after
 
 from normjax.errors import UserError
-from normjax.training import loop
+from normjax.training import checkpoint, loop, manifest
 from normjax.training.loop import train
 
 pytest_plugins = ["training_fixtures"]
@@ -23,6 +25,7 @@ def test_images_that_become_nan_end_the_run_and_cost_nothing(monkeypatch, tmp_pa
         ) as error:
             train(config, path)
     assert "the last checkpoint is step 12." in str(error.value)
+    assert "the first value that is not finite is the images of the batch;" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (path / "summary.json").exists()
     last = metrics_of(path)[-1]
@@ -50,6 +53,34 @@ def test_fewer_bad_steps_than_allowed_are_only_counted(monkeypatch, tmp_path):
     assert state_of(path).updates == summary["steps"] - 2
 
 
+@pytest.mark.parametrize("policy", ["end", "go_on"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, as they fail too
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_ends_the_run_or_does_not_as_the_config_says(straight_run, monkeypatch, tmp_path, caplog, policy):
+    # The disk is full when checkpoint 6 is written, and has room again two checkpoints later.
+    path, write, failures = tmp_path / "run", manifest.write_manifest, []
+
+    def fill(folder):
+        if folder.name.partition(".")[0] in ("6", "9"):
+            failures.append(folder)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder)
+
+    monkeypatch.setattr(checkpoint, "write_manifest", fill)
+    config = run_config(run={"failed_save": policy, "keep": 1})
+    if policy == "end":
+        with pytest.raises(UserError, match=r"could not be written .*No space left.* the last good one is step 3"):
+            train(config, path)
+    else:
+        train(config, path)
+        assert len(failures) == 2
+        assert caplog.text.count("No space left on device); the last good one is step 3. Training goes on.") == 2
+    monkeypatch.undo()
+    train(run_config(), path)
+    assert_same_bits(state_of(path), state_of(straight_run.path))
+    assert not [entry for entry in (path / "checkpoints").iterdir() if "tmp" in entry.name]
+
+
 def test_skipped_steps_are_counted_over_a_resume(monkeypatch, tmp_path):
     path = tmp_path / "run"
     poison(monkeypatch, range(5, 7))
@@ -66,6 +97,7 @@ def test_a_rate_that_is_far_too_large_ends_the_run_before_its_first_checkpoint(t
     with pytest.raises(UserError, match=r"^step \d+: 2 steps in a row were not finite") as error:
         train(config, path)
     assert "there is no checkpoint yet." in str(error.value)
+    assert "as the optimizer moves it;" in str(error.value)
     assert not (path / "summary.json").exists()
     # Every line is JSON without NaN or Infinity.
     for line in (path / "metrics.jsonl").read_text().splitlines():

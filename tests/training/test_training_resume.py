@@ -1,6 +1,8 @@
 """A run stopped and resumed is the run that never stopped: last checkpoint bit for bit, metrics line by line."""
 
+import itertools
 import json
+import time
 from functools import partial
 
 import jax
@@ -71,6 +73,16 @@ def test_everything_a_state_holds_goes_on(monkeypatch, tmp_path):
     train(make(), tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "straight")
     assert state_of(tmp_path / "run").updates == STEPS
+
+
+def test_a_clock_that_jumps_changes_nothing(straight_run, monkeypatch, tmp_path):
+    # Set by hand, or by a server: forward a year, then back behind the start.
+    path, start, calls = tmp_path / "run", time.time(), itertools.count()
+    jumps = itertools.cycle([0, 3e7, -3e7, 1, -1e6])
+    monkeypatch.setattr(time, "time", lambda: start + next(calls) + next(jumps))
+    summary = train(run_config(), path)
+    assert_same_run(path, straight_run.path)
+    assert 0 < summary["seconds"]["training"] < 1000
 
 
 def test_the_seconds_of_all_parts_are_counted(monkeypatch, tmp_path):

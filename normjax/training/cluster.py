@@ -1,0 +1,174 @@
+"""The processes of a run on many hosts: how they find each other, agree, and notice that one is gone.
+
+JAX finds a TPU pod, SLURM, Open MPI and Kubernetes by itself; elsewhere each process is told where the first one is.
+"""
+
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from normjax.data.pipeline import Shard
+from normjax.errors import UserError
+
+_SILENT_SECONDS = 60  # after which a process that no longer answers is given up
+_MESSAGE_BYTES = 4096
+_NOTICE_SECONDS = 5  # in which a process that ended is noticed
+LOST = 3  # exit status of a process whose run ended because another was gone
+
+
+class _Membership:
+    """What this process knows of the others while it is one of them."""
+
+    watcher: threading.Thread | None = None
+    hosts: tuple[str, ...] = ()
+    leaving = False
+
+
+_membership = _Membership()
+
+
+def join_cluster(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of many; called before anything else of JAX, in each of them.
+
+    Args:
+      coordinator: host and port of the first process; None where JAX finds the cluster by itself.
+      processes: how many there are; None as above.
+      process: which one this is, from 0; None as above.
+
+    Raises:
+      UserError: there is no cluster to be found, the numbers do not fit, or the first process does not answer.
+    """
+    given = (coordinator, processes, process)
+    if any(value is not None for value in given) and any(value is None for value in given):
+        raise UserError(
+            f"coordinator={coordinator}, processes={processes}, process={process}: give all three, or none of them on "
+            "a TPU pod, under SLURM, Open MPI or Kubernetes."
+        )
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise UserError(f"process={process} is not one of {processes} processes; use 0 to {processes - 1}.")
+    # Signals are ours: the training ends by them on all processes after the same step.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Else JAX aborts the process when another dies, before it can say which.
+    jax.config.update("jax_enable_recoverability", True)
+    try:
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_SILENT_SECONDS)
+    except ValueError as error:
+        raise UserError(
+            f"no cluster was found ({error}); on machines that JAX does not know, give --coordinator HOST:PORT, "
+            "--processes N and --process I."
+        ) from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"process {process} could not join the cluster at {coordinator}: {reason}") from error
+    _membership.hosts = tuple(_share(platform.node()))
+    _membership.watcher = threading.Thread(target=_watch, name="watch the other processes", daemon=True)
+    _membership.watcher.start()
+
+
+def leave_cluster() -> None:
+    """Parts from the other processes when all have come to their end; without a cluster nothing happens."""
+    watcher = _membership.watcher
+    if watcher is None:
+        return
+    _membership.leaving = True
+    multihost_utils.sync_global_devices("the end")
+    if is_first():
+        # The others still need it until they have left; the watcher ends when it is alone.
+        watcher.join()
+    jax.distributed.shutdown()
+    _membership.watcher = None
+
+
+def await_loss() -> None:
+    """Gives the watcher time to find that another process is gone, where this one failed for that reason."""
+    time.sleep(_NOTICE_SECONDS)
+
+
+def abandon_cluster(message: str, status: int) -> NoReturn:
+    """Ends this process without the others, because its part of the run has failed; they will notice.
+
+    Args:
+      message: why, for the person at the keyboard.
+      status: of the process.
+    """
+    print(message, file=sys.stderr, flush=True)
+    # What fails on all of them is not to be told as the loss of those that end first.
+    _membership.leaving = True
+    time.sleep(1)
+    # Not in the orderly way, which waits for processes that may wait for this one.
+    os._exit(status)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes logs; without a cluster it is."""
+    return jax.process_index() == 0
+
+
+def own_shard() -> Shard:
+    """The part of every batch that this process reads."""
+    return Shard(jax.process_index(), jax.process_count())
+
+
+def on_first(action: Callable[[], Any]) -> None:
+    """Lets the first process do something while the others wait; where it fails, all fail.
+
+    Args:
+      action: what to do.
+
+    Raises:
+      UserError: as the action did.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    failure = ""
+    if is_first():
+        try:
+            action()
+        except UserError as error:
+            failure = str(error)
+    if failure := _share(failure)[0]:
+        raise UserError(failure)
+
+
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+    """Whole numbers of all processes, added up."""
+    if jax.process_count() == 1:
+        return counts
+    return np.asarray(multihost_utils.process_allgather(counts.astype(np.int32))).astype(counts.dtype).sum(0)
+
+
+def _share(text: str) -> list[str]:
+    """The text of every process."""
+    data = text.encode()[:_MESSAGE_BYTES]
+    padded = np.frombuffer(data.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in multihost_utils.process_allgather(padded)]
+
+
+def _watch() -> None:
+    """Ends this process when another is gone: what waits for that one in a collective may never come back."""
+    from jax._src.distributed import global_state  # nothing public tells who is alive
+
+    everyone = range(jax.process_count())
+    while True:
+        try:
+            # Comes back when all that are alive have asked, or one is gone.
+            alive = set(global_state.client.get_live_nodes(list(everyone)))  # type: ignore[union-attr]
+        except RuntimeError:
+            alive = set(everyone) - {0}  # who would have answered
+        gone = sorted(set(everyone) - alive)
+        if gone and not _membership.leaving:
+            names = ", ".join(f"process {number} of {len(everyone)} ({_membership.hosts[number]})" for number in gone)
+            print(f"normjax: error: {names} is gone; this one ends, too", file=sys.stderr, flush=True)
+            os._exit(LOST)
+        if _membership.leaving and (not is_first() or alive == {0}):
+            return
+        time.sleep(1)

@@ -1,0 +1,107 @@
+"""Starts a run of several processes on one machine, for development: what a cluster's scheduler does on many."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from normjax.errors import UserError
+
+_GRACE_SECONDS = 10  # from the first process that failed to the end of the others
+
+
+def launch(command: Sequence[str], processes: int, devices: int | None = None) -> int:
+    """Runs a command in several processes that find each other, and waits for all of them.
+
+    Each gets ``--distributed`` and where the first one is. What they print comes out with the number of the process
+    before each line. SIGTERM and SIGINT go on to all of them. When one fails the others are stopped.
+
+    Args:
+      command: ``train.py`` or another program of the project, and its options.
+      processes: how many.
+      devices: simulated devices of each, on a CPU; None leaves it to the machine.
+
+    Returns:
+      The exit status of the first process that failed (128 and the number of the signal where one ended it), or 0.
+
+    Raises:
+      UserError: the command cannot be started.
+    """
+    address = f"127.0.0.1:{_free_port()}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if devices is not None:
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+    # A script, or options of Python as in `-m normjax`.
+    python = [sys.executable] if command[0].endswith(".py") or command[0].startswith("-") else []
+    running: list[subprocess.Popen[str]] = []
+    printers: list[threading.Thread] = []
+    try:
+        for number in range(processes):
+            place = ["--distributed", "--coordinator", address, "--processes", str(processes), "--process", str(number)]
+            process = subprocess.Popen(
+                [*python, *command, *place],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # Ctrl-C on the terminal is for this process, which passes it on once.
+                start_new_session=True,
+            )
+            running.append(process)
+            assert process.stdout is not None
+            printers.append(threading.Thread(target=_print_lines, args=(process.stdout, f"[{number}] ")))
+            printers[-1].start()
+        status = _wait(running)
+    except OSError as error:
+        raise UserError(f"{command[0]} cannot be started: {error.strerror}.") from error
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for printer in printers:
+            printer.join()
+    return status
+
+
+def _wait(running: list[subprocess.Popen[str]]) -> int:
+    """The status of the first that failed, once all have ended or had the time to."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    failed, deadline = 0, float("inf")
+    try:
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            bad = [process.returncode for process in running if process.returncode]
+            if bad and not failed:
+                failed, deadline = bad[0], time.monotonic() + _GRACE_SECONDS
+            time.sleep(0.05)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    failed = failed or next((process.returncode for process in running if process.returncode), 0)
+    return 128 - failed if failed < 0 else failed
+
+
+def _print_lines(stream: IO[str], prefix: str) -> None:
+    for line in stream:
+        # One write, so that lines of two processes do not mix.
+        sys.stdout.write(prefix + line.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,181 @@
+"""Real processes on one machine: they train and evaluate as one process does, stop together, and notice a loss."""
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from cluster_member import NORMS, STEPS
+from run_cases import metrics_of
+
+from normjax.errors import UserError
+from normjax.training.cluster import join_cluster, on_first, own_shard, sum_over_processes
+from normjax.training.evaluate import restore_run
+
+ROOT = Path(__file__).parents[2]
+MEMBER = Path(__file__).with_name("cluster_member.py")
+TINY = (
+    *("--epochs", "2", "--batch-size", "128", "--model.name", "mlp", "--model.widths", "8", "6"),
+    *("--schedule.warmup-epochs", "0.5", "--run.log-every", "2", "--run.checkpoint-every", "3", "--run.keep", "30"),
+)
+
+# One process is sent a signal when the metrics of a step are written.
+SIGNALLED = """
+import os, sys
+from normjax.cli import main
+from normjax.training import loop
+
+number, step, process = map(int, sys.argv[1:4])
+flush = loop._Run._flush
+
+def flush_and_send(self, at, state):
+    line = flush(self, at, state)
+    if at == step and sys.argv[-2:] == ["--process", str(process)]:
+        os.kill(os.getpid(), number)
+    return line
+
+loop._Run._flush = flush_and_send
+main(sys.argv[4:])
+"""
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+
+
+def python(*arguments, devices=None, timeout=300):
+    """Runs Python in another process, on simulated devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if devices is not None:
+        flags += f" --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "COLUMNS": "200"}
+    words = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def launch(processes, devices, *command):
+    return python("-m", "normjax", "launch", "-n", processes, "--devices", devices, "--", *command)
+
+
+def told_by(out):
+    """The evaluations of each norm."""
+    found = [json.loads(line) for line in re.findall(r"\{.*\}", out)]
+    return {line["norm"]: line for line in found}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The networks of one process with four devices, and what it says of them."""
+    path = tmp_path_factory.mktemp("alone")
+    code, out = python(MEMBER, path, devices=4)
+    assert code == 0, out
+    return path, told_by(out)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)], ids=lambda number: str(number))
+def test_several_processes_train_and_evaluate_as_one_does(alone, tmp_path, processes, devices):
+    path, told = alone
+    code, out = launch(processes, devices, MEMBER, tmp_path, "--evaluate", path)
+    assert code == 0, out
+    for norm in NORMS:
+        (_, one, step), (_, many, same) = restore_run(path / norm, "last"), restore_run(tmp_path / norm, "last")
+        assert step == same == STEPS
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one.params, many.params)
+        # Every image was read once, by whichever process.
+        assert [line["examples"] for line in metrics_of(tmp_path / norm, "train")] == [320] * 4
+        summary = json.loads((tmp_path / norm / "summary.json").read_text())
+        assert summary["machine"]["processes"] == processes
+        # One checkpoint, evaluated by one process and by several.
+        by_many, by_one = told_by(out)[norm], told[norm]
+        assert by_many["accuracy"] == by_one["accuracy"]
+        assert by_many["examples"] == by_one["examples"] == 359
+        assert by_many["loss"] == pytest.approx(by_one["loss"], abs=1e-6)
+    assert set(re.findall(r"^\[(\d)\]", out, re.MULTILINE)) == set(map(str, range(processes)))
+
+
+def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
+    path = tmp_path / "run"
+    signalled = ("-c", SIGNALLED, int(signal.SIGTERM), 8, 1, "train", *TINY, "--workdir", path)
+    code, out = launch(2, 1, *signalled)
+    assert code == 0, out
+    stopped = re.findall(r"stopped after step (\d+) of 21, which is saved in", out)
+    assert len(stopped) == 2
+    assert stopped[0] == stopped[1]
+    assert 8 <= int(stopped[0]) <= 12
+    # It goes on where it stopped, on another number of processes and devices, and sees each example once an epoch.
+    code, out = python("train.py", *TINY, "--workdir", path, devices=4)
+    assert code == 0, out
+    assert f"going on from step {stopped[0]} of 21" in out
+    assert sum(line["examples"] for line in metrics_of(path, "train")) == 21 * 128
+
+
+def test_a_process_that_dies_is_named_by_the_others_and_a_restart_goes_on(tmp_path):
+    path = tmp_path / "run"
+    code, out = launch(
+        3, 2, "-c", SIGNALLED, int(signal.SIGKILL), 8, 1, "train", *TINY, "--batch-size", 96, *workdir(path)
+    )
+    assert code == 128 + signal.SIGKILL, out
+    for survivor in (0, 2):
+        assert f"[{survivor}] normjax: error: process 1 of 3 ({platform.node()}) is gone; this one ends, too" in out
+    code, out = launch(3, 2, "train.py", *TINY, "--batch-size", 96, *workdir(path))
+    assert code == 0, out
+    assert re.search(r"going on from step [36] of 27", out)
+
+
+def test_the_loss_of_the_first_process_ends_the_others(tmp_path):
+    code, out = launch(2, 1, "-c", SIGNALLED, int(signal.SIGKILL), 8, 0, "train", *TINY, *workdir(tmp_path / "run"))
+    assert code == 128 + signal.SIGKILL, out
+    assert re.search(r"\[1\] .*(process 0 of 2|leader task)", out)
+
+
+def test_a_mistake_ends_all_processes_with_one_line_each(tmp_path):
+    (tmp_path / "foreign").touch()
+    code, out = launch(2, 1, "train.py", *TINY, "--workdir", tmp_path)
+    assert code == 2
+    for process in range(2):
+        assert f"[{process}] normjax: error: {tmp_path} is no run directory: it holds foreign; give a new" in out
+    assert "is gone" not in out
+
+
+def workdir(path):
+    return "--workdir", path
+
+
+def test_what_fails_while_launching_is_said():
+    code, out = launch(1, 1, "no-such-program")
+    assert (code, out) == (2, "normjax: error: no-such-program cannot be started: No such file or directory.\n")
+    assert python("-m", "normjax", "launch", "-n", 0, "--", "train.py") == (2, "normjax: error: n=0: use 1 or more.\n")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("127.0.0.1:1", 2, None), "coordinator=127.0.0.1:1, processes=2, process=None: give all three"),
+        (("127.0.0.1:1", 2, 2), "process=2 is not one of 2 processes; use 0 to 1"),
+        (("127.0.0.1:1", 2, -1), "process=-1 is not one of 2 processes; use 0 to 1"),
+    ],
+)
+def test_a_place_in_the_cluster_that_cannot_be_is_refused(place, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        join_cluster(*place)
+
+
+def test_without_a_cluster_there_is_one_process():
+    done = []
+    on_first(lambda: done.append(1))
+    assert done == [1]
+    assert own_shard() == (0, 1)
+    counts = np.array([[3, 2**40]])
+    assert sum_over_processes(counts) is counts
