@@ -4,6 +4,8 @@ A pytest plugin, since a second conftest.py cannot be imported for its doctests.
 Doctests import it before pytest does, hence PYTEST_DONT_REWRITE
 """
 
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def without_pictures(monkeypatch) -> None:
     """Drawing them takes longer than a tiny training."""
     for name in ("plot_curves", "plot_confusion"):
         monkeypatch.setattr(loop, name, lambda *_: None)
+
+
+@pytest.fixture
+def failing_saves() -> Iterator[None]:
+    """For tests in which Orbax fails to write: its threads and coroutines end unheard, here and not in a later test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pytest.PytestUnhandledThreadExceptionWarning)
+        warnings.simplefilter("ignore", pytest.PytestUnraisableExceptionWarning)
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        yield
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

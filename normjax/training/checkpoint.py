@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,15 @@ from normjax.training.cluster import on_first
 from normjax.training.manifest import damage, write_manifest
 
 _METRIC = "validation_accuracy"
+_FAILURES = (OSError, ValueError, RuntimeError)  # TimeoutError is an OSError
+
+
+class _Draft(NamedTuple):
+    """A checkpoint that is being written."""
+
+    step: int
+    args: ocp.args.Composite
+    metrics: dict[str, float] | None
 
 
 class Checkpoints:
@@ -38,7 +47,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
         self.directory = directory
         self._keep, self._read_only = keep, read_only
-        self._writing = 0  # the number of the checkpoint that is on its way
+        self._draft: _Draft | None = None
         try:
             self.damaged: dict[int, str] = {}
             self._inspect() if read_only else on_first(self._inspect)
@@ -64,8 +73,9 @@ class Checkpoints:
 
     def _write_manifest(self) -> None:
         """Orbax calls this when all is written and the directory has not taken its name yet."""
-        (draft,) = self.directory.glob(f"{self._writing}.*")
-        write_manifest(draft)
+        assert self._draft is not None
+        (folder,) = self.directory.glob(f"{self._draft.step}.*")
+        write_manifest(folder)
 
     def _inspect(self) -> None:
         self.damaged = _damaged(self.directory)
@@ -93,18 +103,17 @@ class Checkpoints:
           accuracy: on the validation split; None does not take part in the choice of the best.
 
         Raises:
-          UserError: this checkpoint or the one before could not be written.
+          UserError: this checkpoint or the one before could not be written, and not at a second attempt either.
         """
         self.wait()
-        self._writing = step
-        metrics = None if accuracy is None else {_METRIC: accuracy}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)), meta=ocp.args.JsonSave(meta)
         )
+        self._draft = _Draft(step, args, None if accuracy is None else {_METRIC: accuracy})
         try:
-            self._manager.save(step, args=args, metrics=metrics)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._not_written(error) from error
+            self._begin(self._draft)
+        except _FAILURES as error:
+            self._try_again(error)
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -113,19 +122,40 @@ class Checkpoints:
           UserError: a checkpoint could not be written.
         """
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
-        except (OSError, ValueError, RuntimeError) as error:
+            self._finish()
+        except _FAILURES as error:
+            self._try_again(error)
+        self._draft = None
+
+    def _begin(self, draft: _Draft) -> None:
+        self._manager.save(draft.step, args=draft.args, metrics=draft.metrics)
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def _try_again(self, error: Exception) -> None:
+        """Writes the checkpoint that failed once more: a clock that jumped, or a network, may have been the reason."""
+        draft, self._draft = self._draft, None
+        self._reopen()
+        # Where there are several processes the others may not have failed.
+        if draft is None or jax.process_count() > 1:
             raise self._not_written(error) from error
+        if draft.step in self.steps and damage(self.directory / str(draft.step)) is None:
+            return
+        self._draft = draft
+        try:
+            self._begin(draft)
+            self._finish()
+        except _FAILURES as second:
+            self._reopen()
+            raise self._not_written(second) from second
+        finally:
+            self._draft = None
 
-    def recover(self) -> None:
-        """Makes ready for the next checkpoint after one could not be written; the earlier ones are still there.
-
-        Raises:
-          UserError: the directory cannot be read.
-        """
-        # Orbax no longer counts those that the lost one was to replace.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):  # what was reported already
+    def _reopen(self) -> None:
+        """Begins anew with what is on disk: after a failure Orbax no longer counts what was to be replaced."""
+        with contextlib.suppress(*_FAILURES):  # the failure that is being dealt with
             self._manager.close()
         try:
             self._manager = self._open()
@@ -189,14 +219,14 @@ class Checkpoints:
         """
         try:
             self._manager.close()
-        except (OSError, ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
-        good = [step for step in self.steps if (self.directory / str(step)).is_dir()]
+        good = max(_numbered(self.directory), default=None)
         return UserError(
-            f"a checkpoint could not be written to {self.directory} ({error}); "
-            f"{f'the last good one is step {good[-1]}' if good else 'there is no earlier one'}."
+            f"a checkpoint could not be written to {self.directory} ({_first_words(error)}); "
+            f"{'there is no earlier one' if good is None else f'the last good one is step {good}'}."
         )
 
 

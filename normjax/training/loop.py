@@ -277,13 +277,20 @@ class _Run:
     def _save(self, state: Any, step: int, accuracy: float | None) -> None:
         with self.clock("checkpoint"):
             meta = {"seconds": self.clock.read(), "skipped": self.skipped}
-            try:
+            # Whether the checkpoint before could be written is known by now.
+            with self._failed_saves():
+                self.checkpoints.wait()
+            with self._failed_saves():
                 self.checkpoints.save(step, self.parallel.fetch(state), meta, accuracy)
-            except UserError as error:
-                if self.config.run.failed_save == "end":
-                    raise
-                _log.warning("%s Training goes on.", error)
-                self.checkpoints.recover()
+
+    @contextlib.contextmanager
+    def _failed_saves(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            if self.config.run.failed_save == "end":
+                raise
+            _log.warning("%s Training goes on.", error)
 
     def _test(self, state: Any) -> tuple[Scores, int]:
         """The test set, read once, by the best checkpoint (the last where no validation chose one)."""

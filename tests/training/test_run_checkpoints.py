@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import CheckpointManager
 
 from normjax.errors import UserError
+from normjax.training import checkpoint
 from normjax.training.checkpoint import Checkpoints
+
+pytest_plugins = ["training_fixtures"]
 
 META = {"seconds": {"training": 1.5}, "skipped": 2}
 
@@ -238,7 +242,7 @@ def test_a_save_that_fails_at_once_leaves_the_earlier_ones(opened, monkeypatch, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints._manager, "save", full)
+        patch.setattr(CheckpointManager, "save", full)
         with pytest.raises(UserError, match=r"No space left on device.*the last good one is step 2"):
             checkpoints.save(3, draw_state(3), META)
     again = opened(tmp_path)
@@ -246,8 +250,29 @@ def test_a_save_that_fails_at_once_leaves_the_earlier_ones(opened, monkeypatch, 
     assert_same_bits(again.restore(2, draw_state())[0], draw_state(2))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, as they fail too
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["at once", "in the background"])
+@pytest.mark.usefixtures("failing_saves")
+def test_what_fails_once_is_written_at_the_second_attempt(opened, monkeypatch, tmp_path, where):
+    checkpoints, failed = opened(tmp_path, keep=1), []
+    save(checkpoints, {1: 0.5})
+    owner, name = (CheckpointManager, "save") if where == "at once" else (checkpoint, "write_manifest")
+    works = getattr(owner, name)
+
+    def fails_once(*arguments, **options):
+        if not failed:
+            failed.append(1)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return works(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, fails_once)
+    save(checkpoints, {2: 0.6})
+    assert failed
+    again = opened(tmp_path)
+    assert again.steps == [2]
+    assert_same_bits(again.restore(2, draw_state())[0], draw_state(2))
+
+
+@pytest.mark.usefixtures("failing_saves")
 def test_a_write_that_fails_in_the_background_leaves_the_earlier_ones(opened, tmp_path):
     # A limit on the size of files stands for the full disk: the writing threads meet it, long after save() returned.
     checkpoints = opened(tmp_path)

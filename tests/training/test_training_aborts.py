@@ -54,8 +54,7 @@ def test_fewer_bad_steps_than_allowed_are_only_counted(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["end", "go_on"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, as they fail too
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("failing_saves")
 def test_a_full_disk_ends_the_run_or_does_not_as_the_config_says(straight_run, monkeypatch, tmp_path, caplog, policy):
     # The disk is full when checkpoint 6 is written, and has room again two checkpoints later.
     path, write, failures = tmp_path / "run", manifest.write_manifest, []
@@ -73,7 +72,7 @@ def test_a_full_disk_ends_the_run_or_does_not_as_the_config_says(straight_run, m
             train(config, path)
     else:
         train(config, path)
-        assert len(failures) == 2
+        assert len(failures) == 4  # two attempts each
         assert caplog.text.count("No space left on device); the last good one is step 3. Training goes on.") == 2
     monkeypatch.undo()
     train(run_config(), path)
@@ -97,7 +96,7 @@ def test_a_rate_that_is_far_too_large_ends_the_run_before_its_first_checkpoint(t
     with pytest.raises(UserError, match=r"^step \d+: 2 steps in a row were not finite") as error:
         train(config, path)
     assert "there is no checkpoint yet." in str(error.value)
-    assert "as the optimizer moves it;" in str(error.value)
+    assert "the first value that is not finite is the output of norm0;" in str(error.value)
     assert not (path / "summary.json").exists()
     # Every line is JSON without NaN or Infinity.
     for line in (path / "metrics.jsonl").read_text().splitlines():

@@ -75,11 +75,11 @@ def test_everything_a_state_holds_goes_on(monkeypatch, tmp_path):
     assert state_of(tmp_path / "run").updates == STEPS
 
 
+@pytest.mark.usefixtures("failing_saves")
 def test_a_clock_that_jumps_changes_nothing(straight_run, monkeypatch, tmp_path):
-    # Set by hand, or by a server: forward a year, then back behind the start.
-    path, start, calls = tmp_path / "run", time.time(), itertools.count()
-    jumps = itertools.cycle([0, 3e7, -3e7, 1, -1e6])
-    monkeypatch.setattr(time, "time", lambda: start + next(calls) + next(jumps))
+    # Set by hand, or by a server: forward a year, then back behind the start. Orbax gives up the write it is in.
+    path, start, calls, jumps = tmp_path / "run", time.time(), itertools.count(), (0, 3e7, -3e7, 1, -1e6)
+    monkeypatch.setattr(time, "time", lambda: start + jumps[next(calls) // 150 % len(jumps)])
     summary = train(run_config(), path)
     assert_same_run(path, straight_run.path)
     assert 0 < summary["seconds"]["training"] < 1000
