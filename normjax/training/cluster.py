@@ -6,7 +6,6 @@ JAX finds a TPU pod, SLURM, Open MPI and Kubernetes by itself; elsewhere each pr
 import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -17,22 +16,13 @@ from jax.experimental import multihost_utils
 
 from normjax.data.pipeline import Shard
 from normjax.errors import UserError
+from normjax.training.watch import Watch
 
-_SILENT_SECONDS = 60  # after which a process that no longer answers is given up
 _MESSAGE_BYTES = 4096
-_NOTICE_SECONDS = 5  # in which a process that ended is noticed
+_NOTICE_SECONDS = 5  # in which the loss of another process is noticed
 LOST = 3  # exit status of a process whose run ended because another was gone
 
-
-class _Membership:
-    """What this process knows of the others while it is one of them."""
-
-    watcher: threading.Thread | None = None
-    hosts: tuple[str, ...] = ()
-    leaving = False
-
-
-_membership = _Membership()
+_watch: Watch | None = None  # of the others, while this process is one of several
 
 
 def join_cluster(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -46,6 +36,7 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
     Raises:
       UserError: there is no cluster to be found, the numbers do not fit, or the first process does not answer.
     """
+    global _watch
     given = (coordinator, processes, process)
     if any(value is not None for value in given) and any(value is None for value in given):
         raise UserError(
@@ -59,7 +50,7 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
     # Else JAX aborts the process when another dies, before it can say which.
     jax.config.update("jax_enable_recoverability", True)
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_SILENT_SECONDS)
+        jax.distributed.initialize(coordinator, processes, process)
     except ValueError as error:
         raise UserError(
             f"no cluster was found ({error}); on machines that JAX does not know, give --coordinator HOST:PORT, "
@@ -68,41 +59,47 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"process {process} could not join the cluster at {coordinator}: {reason}") from error
-    _membership.hosts = tuple(_share(platform.node()))
-    _membership.watcher = threading.Thread(target=_watch, name="watch the other processes", daemon=True)
-    _membership.watcher.start()
+    count, hosts = jax.process_count(), _share(platform.node())
+    _watch = Watch(jax.process_index(), [f"process {i} of {count} ({hosts[i]})" for i in range(count)], _end_with)
+    place = _share(_watch.open() if is_first() else "")[0]
+    try:
+        _watch.connect(_first_host(), place)
+    except OSError as error:
+        raise UserError(
+            f"process {jax.process_index()} has no line to the first one at {_first_host()}: {error}."
+        ) from error
 
 
 def leave_cluster() -> None:
     """Parts from the other processes when all have come to their end; without a cluster nothing happens."""
-    watcher = _membership.watcher
-    if watcher is None:
+    global _watch
+    if _watch is None:
         return
-    _membership.leaving = True
     multihost_utils.sync_global_devices("the end")
+    # The others still need the first process until they have left.
     if is_first():
-        # The others still need it until they have left; the watcher ends when it is alone.
-        watcher.join()
+        _watch.leave()
     jax.distributed.shutdown()
-    _membership.watcher = None
+    if not is_first():
+        _watch.leave()
+    _watch = None
 
 
 def await_loss() -> None:
-    """Gives the watcher time to find that another process is gone, where this one failed for that reason."""
+    """Gives time to notice that another process is gone, where this one failed for that reason."""
     time.sleep(_NOTICE_SECONDS)
 
 
 def abandon_cluster(message: str, status: int) -> NoReturn:
-    """Ends this process without the others, because its part of the run has failed; they will notice.
+    """Ends this process without the others, because its part of the run has failed, and tells them.
 
     Args:
       message: why, for the person at the keyboard.
       status: of the process.
     """
     print(message, file=sys.stderr, flush=True)
-    # What fails on all of them is not to be told as the loss of those that end first.
-    _membership.leaving = True
-    time.sleep(1)
+    if _watch is not None:
+        _watch.fail(message.strip().splitlines()[-1])
     # Not in the orderly way, which waits for processes that may wait for this one.
     os._exit(status)
 
@@ -153,22 +150,13 @@ def _share(text: str) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in multihost_utils.process_allgather(padded)]
 
 
-def _watch() -> None:
-    """Ends this process when another is gone: what waits for that one in a collective may never come back."""
-    from jax._src.distributed import global_state  # nothing public tells who is alive
+def _first_host() -> str:
+    from jax._src.distributed import global_state  # nothing public tells where JAX found it
 
-    everyone = range(jax.process_count())
-    while True:
-        try:
-            # Comes back when all that are alive have asked, or one is gone.
-            alive = set(global_state.client.get_live_nodes(list(everyone)))  # type: ignore[union-attr]
-        except RuntimeError:
-            alive = set(everyone) - {0}  # who would have answered
-        gone = sorted(set(everyone) - alive)
-        if gone and not _membership.leaving:
-            names = ", ".join(f"process {number} of {len(everyone)} ({_membership.hosts[number]})" for number in gone)
-            print(f"normjax: error: {names} is gone; this one ends, too", file=sys.stderr, flush=True)
-            os._exit(LOST)
-        if _membership.leaving and (not is_first() or alive == {0}):
-            return
-        time.sleep(1)
+    return str(global_state.coordinator_address).rpartition(":")[0].strip("[]")
+
+
+def _end_with(news: str) -> None:
+    """Ends this process when another is gone: what waits for that one in a collective may never come back."""
+    print(f"normjax: error: {news}; this process ends, too", file=sys.stderr, flush=True)
+    os._exit(LOST)

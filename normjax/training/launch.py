@@ -82,7 +82,7 @@ def _wait(running: list[subprocess.Popen[str]]) -> int:
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     failed, deadline = 0, float("inf")
     try:
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+        while None in [process.poll() for process in running] and time.monotonic() < deadline:
             bad = [process.returncode for process in running if process.returncode]
             if bad and not failed:
                 failed, deadline = bad[0], time.monotonic() + _GRACE_SECONDS

@@ -128,7 +128,7 @@ def test_a_process_that_dies_is_named_by_the_others_and_a_restart_goes_on(tmp_pa
     )
     assert code == 128 + signal.SIGKILL, out
     for survivor in (0, 2):
-        assert f"[{survivor}] normjax: error: process 1 of 3 ({platform.node()}) is gone; this one ends, too" in out
+        assert f"[{survivor}] normjax: error: process 1 of 3 ({platform.node()}) is gone; this process ends, too" in out
     code, out = launch(3, 2, "train.py", *TINY, "--batch-size", 96, *workdir(path))
     assert code == 0, out
     assert re.search(r"going on from step [36] of 27", out)
