@@ -64,6 +64,11 @@ def has_option(name: str, option: str) -> bool:
     return name in NORMS and option in _options(NORMS[name])
 
 
+def shares_batches(name: str) -> bool:
+    """Whether the layer ``name`` normalises an example by others, which devices may share."""
+    return name in NORMS and not issubclass(NORMS[name], PerExample)
+
+
 def _options(layer: type[nn.Module]) -> set[str]:
     return {field.name for field in dataclasses.fields(layer)} - {"parent", "name"}
 

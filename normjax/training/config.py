@@ -49,13 +49,22 @@ class NormConfig(Section):
     momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old value in running statistics, for layers that keep them"
     )
+    sync_devices: int | None = Field(
+        None, ge=1, description="neighbouring devices that share the statistics of a batch; None: all of them"
+    )
     options: dict[str, int | float | bool | str | None] = Field(
         {}, description="further fields of the layer, as pairs: epsilon 1e-3 use_scale False"
     )
 
     @model_validator(mode="after")
     def _options_fit(self) -> "NormConfig":
+        from normjax.linen.factory import shares_batches
+
         self.factory()
+        if self.sync_devices is not None and not shares_batches(self.name):
+            raise ValueError(
+                f"sync_devices={self.sync_devices} has no meaning with name={self.name}, which shares nothing"
+            )
         return self
 
     def factory(self) -> Callable[..., Any]:

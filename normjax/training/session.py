@@ -133,13 +133,12 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
             f"model.num_classes={classes} does not fit {info.name} with {len(info.classes)} classes; "
             f"use {len(info.classes)} or more, or leave it out."
         )
-    # The statistics of a batch are those of all devices together.
-    norm = config.norm.factory()
+    norm, groups = config.norm.factory(), _groups(config.norm.sync_devices, len(parallel.devices))
     try:
         model = build_model(
             config.model.name,
             num_classes=classes,
-            norm=lambda **fields: norm(axis_name=AXIS, **fields),
+            norm=lambda **fields: norm(axis_name=AXIS, axis_index_groups=groups, **fields),
             weight_norm=config.weight_norm.factory(),
             widths=config.model.widths,
             dense=config.model.dense,
@@ -162,6 +161,7 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
         reference=_reference_in_step(config),
+        average_statistics=groups is not None,
     )
     eval_step = make_eval_step(model, images)
     refresh = ready = None
@@ -172,6 +172,16 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
     return Session(
         config, info, model, optimizer, parallel, total_steps, train_step, eval_step, refresh=refresh, ready=ready
     )
+
+
+def _groups(size: int | None, devices: int) -> list[list[int]] | None:
+    """The devices that share the statistics of a batch; None where all of them do."""
+    if size is None or size == devices:
+        return None
+    if devices % size:
+        divisors = [number for number in range(1, devices + 1) if devices % number == 0]
+        raise UserError(f"norm.sync_devices={size} does not divide the {devices} devices; use one of {divisors}.")
+    return [list(range(first, first + size)) for first in range(0, devices, size)]
 
 
 def _reference_in_step(config: TrainConfig) -> ReferenceInStep:

@@ -66,6 +66,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     ema_decay: float | None = None,
     reference: ReferenceInStep = "kept",
+    average_statistics: bool = False,
     axis_name: str | None = AXIS,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, StepMetrics]]:
     """The training step, to be mapped over devices.
@@ -84,6 +85,7 @@ def make_train_step(
       ema_decay: decay of the averaged weights; None keeps none.
       reference: ``kept`` leaves the reference statistics as they are, ``taken`` takes them in each step, and
         ``differentiated`` lets gradients flow into that, too.
+      average_statistics: average the running statistics over the devices, whose groups see different batches.
       axis_name: the mapped axis; None on one device.
 
     Returns:
@@ -138,10 +140,13 @@ def make_train_step(
             # One pass back through the reference, for all micro-batches.
             (through,) = pull(sums[0][REFERENCE_STATS])
             gradients = jax.tree.map(jnp.add, gradients, through)
-        sums = (gradients, *sums[1:], None if stop is None else stop.sum())
+        statistics = {name: model_state[name] for name in moving} if average_statistics else {}
+        sums = (gradients, *sums[1:], None if stop is None else stop.sum(), statistics)
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        gradients, loss, correct, count, stop = sums
+        gradients, loss, correct, count, stop, statistics = sums
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        model_state = {**model_state, **jax.tree.map(lambda total: (total / devices).astype(total.dtype), statistics)}
         examples = jnp.maximum(count, 1)
         gradients = jax.tree.map(lambda g: g / examples.astype(g.dtype), gradients)
         loss = loss / examples

@@ -62,6 +62,20 @@ def test_a_killed_run_goes_on_to_the_same_end(process, finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, this, other)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_the_run_at_once(process, tmp_path, number, status):
+    path = tmp_path / "run"
+    twice = KILLED.replace(
+        "os.kill(os.getpid(), signal.SIGKILL)", f"[os.kill(os.getpid(), {int(number)}) for _ in (1, 2)]"
+    )
+    code, _, err = process("-c", twice, "train", *TINY, "--workdir", path)
+    assert code == status
+    assert err.strip() == f"{number.name}: ending after this step; once more ends at once"
+    assert not (path / "summary.json").exists()
+    # What was saved before is there.
+    assert restore_run(path, "last")[2] in (11, 12)  # 12 was on its way
+
+
 def test_the_module_is_the_command(process, finished, tmp_path):
     before = contents(finished)
     code, out, err = process("-m", "normjax", "evaluate", finished, "--json")

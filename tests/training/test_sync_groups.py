@@ -1,0 +1,77 @@
+"""Groups of devices that share the statistics of a batch, instead of all devices."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from training_cases import Steps, draw_batch, numpy_cross_entropy, numpy_mlp, scaled, tiny_config, uneven_mask
+
+from normjax.errors import UserError
+from normjax.training.config import NormConfig
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+MOMENTUM = 0.9
+
+
+def steps_with(size, mode="pmap", name="batch_norm", **changes):
+    return Steps(
+        tiny_config(mode, norm=NormConfig(name=name, momentum=MOMENTUM, sync_devices=size), **changes), devices=8
+    )
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_each_group_is_normalised_by_itself_and_the_running_statistics_are_their_mean(size, mode):
+    steps, batch = steps_with(size, mode), scaled(draw_batch())
+    before = steps.start()
+    after, (told,) = steps.run([batch], before)
+    rows = np.split(np.arange(32), 8 // size)
+    variables = {"params": before.params, **before.model_state}
+    losses = [numpy_cross_entropy(numpy_mlp(variables, batch["image"][r]), batch["label"][r]) for r in rows]
+    np.testing.assert_allclose(told.loss, np.concatenate(losses).mean(), rtol=1e-5)
+    kernel = np.asarray(before.params["dense0"]["kernel"], np.float64)
+    inputs = [batch["image"][r].reshape(len(r), -1) @ kernel for r in rows]
+    for name, of_batch in (("mean", [x.mean(0) for x in inputs]), ("var", [x.var(0) for x in inputs])):
+        old = before.model_state["batch_stats"]["norm0"][name]
+        expected = MOMENTUM * old + (1 - MOMENTUM) * np.mean(of_batch, axis=0)
+        np.testing.assert_allclose(after.model_state["batch_stats"]["norm0"][name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_all_devices_keep_the_same_state():
+    steps = steps_with(2, micro_batches=2)
+    state = steps.parallel.replicate(steps.start())
+    for seed in range(3):
+        state, _ = steps.step(state, steps.parallel.shard(scaled(draw_batch(seed=seed))))
+    for leaf in jax.tree.leaves(state):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(np.asarray(leaf)[:1], leaf.shape))
+
+
+def test_one_group_of_all_devices_is_what_there_is_without_groups():
+    batches = [draw_batch(seed=seed, valid=uneven_mask(32, (4, 1, 4, 2, 4, 3, 4, 4))) for seed in range(2)]
+    (all_, _), (none, _) = (steps_with(size).run(batches) for size in (8, None))
+    jax.tree.map(np.testing.assert_array_equal, all_, none)
+
+
+@pytest.mark.parametrize("name", ["ghost_batch_norm", "batch_renorm", "decorrelated_batch_norm"])
+def test_other_norms_take_groups_as_well(name):
+    options = {"ghost_batch_norm": {"ghost_batch_size": 4}, "decorrelated_batch_norm": {"group_size": 2}}.get(name, {})
+    config = tiny_config(norm=NormConfig(name=name, sync_devices=4, options=options))
+    steps = Steps(config, devices=8)
+    before = jax.tree.map(np.asarray, steps.session.initial_state())
+    after, (told,) = steps.run([draw_batch()], before)
+    assert told.skipped_in_row == 0
+    kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before.model_state)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after.model_state) == kinds
+
+
+def test_groups_that_cannot_be_are_refused():
+    with pytest.raises(
+        UserError, match=re.escape("norm.sync_devices=3 does not divide the 8 devices; use one of [1, 2, 4, 8].")
+    ):
+        steps_with(3)
+    with pytest.raises(ValidationError, match="sync_devices=2 has no meaning with name=layer_norm"):
+        NormConfig(name="layer_norm", sync_devices=2)
