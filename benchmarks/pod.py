@@ -6,8 +6,8 @@
 
 No TPU is needed: libtpu compiles the step of configs/imagenet_resnet50.py for a described one, in some minutes each.
 Memory, collectives, FLOPs and bytes are those of the compiled program. The seconds are estimated from them by the
-published figures of a v5e chip (197 TFLOP/s, 819 GB/s of memory, 1,600 Gbit/s between chips) and a latency of 1 us a hop;
-nothing was timed.
+published figures of a v5e chip (197 TFLOP/s, 819 GB/s of memory, 1,600 Gbit/s between chips) and a latency of 1 us a
+hop; nothing was timed.
 """
 
 import json
