@@ -62,20 +62,28 @@ def contender(name: Annotated[str, tyro.conf.Positional], network: str, batch: i
     print(json.dumps({"ms": float(timed.reshape(-1, EVERY).mean(1).min() if averaged else np.median(timed))}))
 
 
-def main(networks: tuple[str, ...] = NETWORKS, rounds: int = 3, threads: int = 2) -> None:
+def main(
+    networks: tuple[str, ...] = NETWORKS,
+    batches: tuple[int, ...] = BATCHES,
+    rules: tuple[str, ...] = tuple(RULES),
+    rounds: int = 3,
+    threads: int = 2,
+) -> None:
     """Prints a table for each network and batch.
 
     Args:
         networks: which
+        batches: images of a step
+        rules: which, for example "renorm, every step"
         rounds: how often each contender runs
         threads: processors a contender may use
     """
     for network in networks:
-        for batch in BATCHES:
+        for batch in batches:
             table = Table("rule", "ms a step", "times batch norm", "(n + B) / B", title=f"{network}, batch of {batch}")
             where = ["--network", network, "--batch", str(batch)]
             commands = {
-                name: ["-m", "benchmarks.reference", "contender", name, *where] for name in ("batch norm", *RULES)
+                name: ["-m", "benchmarks.reference", "contender", name, *where] for name in ("batch norm", *rules)
             }
             results = run_in_turn(commands, rounds=rounds, threads=threads)
             for name in commands:

@@ -5,7 +5,8 @@
 The defaults of the layer: mode virtual, 64 reference examples, passed with gradients in each step. With
 --norm.name batch_norm the same stream shows what batch norm makes of it; with --stream.name shuffled both see shuffled
 batches.
-Expected: see results/reference-batch.md, row "ReferenceBatchNorm, virtual".
+Expected: 76.0 % of the test images (three seeds, results/reference-batch.md, row "ReferenceBatchNorm, virtual") in 11
+minutes on one CPU core beside another run; batch norm reaches 57.6 %.
 """
 
 from pathlib import Path

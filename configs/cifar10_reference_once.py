@@ -4,7 +4,8 @@
 
 As cifar10_reference.py, but the statistics of the reference stay those of the initial weights, which deeper layers soon
 leave behind.
-Expected: see results/reference-batch.md, row "mixed, reference taken once".
+Expected: 21 % of the test images, and 33 % from shuffled batches (three seeds, results/reference-batch.md, row "mixed,
+reference taken once").
 """
 
 from pathlib import Path
