@@ -24,7 +24,7 @@ from rich.table import Table
 
 # Large for its task, so that writing a checkpoint takes a while.
 _OPTIONS = (
-    *("--epochs", "3", "--model.name", "mlp", "--model.widths", "1024", "1024"),
+    *("--epochs", "2", "--model.name", "mlp", "--model.widths", "1024", "1024"),
     *("--run.checkpoint-every", "4", "--run.log-every", "4", "--run.keep", "2"),
 )
 

@@ -1,4 +1,4 @@
-"""Trains the network of the digits with each norm, and evaluates those of another directory.
+"""Trains a small convolutional network on the digits with each norm, and evaluates those of another directory.
 
     python cluster_member.py WORKDIR [--distributed ...]
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from normjax.cli import Cluster
 from normjax.training.cluster import is_first
-from normjax.training.config import NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 from normjax.training.evaluate import evaluate_run
 from normjax.training.loop import train
 
@@ -22,6 +22,7 @@ STEPS = 20
 def config_of(norm: str) -> TrainConfig:
     return TrainConfig(
         epochs=STEPS * 64 / 1295,
+        model=ModelConfig(widths=(8, 16), dense=()),
         norm=NormConfig(name=norm, options={"group_size": 8} if norm == "decorrelated_batch_norm" else {}),
         # Small steps: a maximum that rounding decides another way would part the runs for good.
         optimizer=OptimizerConfig(learning_rate=0.002),

@@ -122,14 +122,12 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
 
 
 def test_a_process_that_dies_is_named_by_the_others_and_a_restart_goes_on(tmp_path):
-    path = tmp_path / "run"
-    code, out = launch(
-        3, 2, "-c", SIGNALLED, int(signal.SIGKILL), 8, 1, "train", *TINY, "--batch-size", 96, *workdir(path)
-    )
+    options = (*TINY, "--batch-size", 96, *workdir(tmp_path / "run"))
+    code, out = launch(3, 1, "-c", SIGNALLED, int(signal.SIGKILL), 8, 1, "train", *options)
     assert code == 128 + signal.SIGKILL, out
     for survivor in (0, 2):
         assert f"[{survivor}] normjax: error: process 1 of 3 ({platform.node()}) is gone; this process ends, too" in out
-    code, out = launch(3, 2, "train.py", *TINY, "--batch-size", 96, *workdir(path))
+    code, out = python("train.py", *options, devices=3)
     assert code == 0, out
     assert re.search(r"going on from step [36] of 27", out)
 
