@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: the latest few and the best, written beside the training, whole or absent, and verified."""
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from normjax.training.manifest import damage, write_manifest
 
 _METRIC = "validation_accuracy"
 _FAILURES = (OSError, ValueError, RuntimeError)  # TimeoutError is an OSError
+_PAUSES = (0.0, 1.0, 3.0)  # seconds before each further attempt to write a checkpoint
 
 
 class _Draft(NamedTuple):
@@ -103,7 +105,7 @@ class Checkpoints:
           accuracy: on the validation split; None does not take part in the choice of the best.
 
         Raises:
-          UserError: this checkpoint or the one before could not be written, and not at a second attempt either.
+          UserError: this checkpoint or the one before could not be written, at further attempts either.
         """
         self.wait()
         args = ocp.args.Composite(
@@ -141,17 +143,23 @@ class Checkpoints:
         # Where there are several processes the others may not have failed.
         if draft is None or jax.process_count() > 1:
             raise self._not_written(error) from error
-        if draft.step in self.steps and damage(self.directory / str(draft.step)) is None:
-            return
-        self._draft = draft
-        try:
-            self._begin(draft)
-            self._finish()
-        except _FAILURES as second:
-            self._reopen()
-            raise self._not_written(second) from second
-        finally:
-            self._draft = None
+        for pause in _PAUSES:
+            # Threads of the attempt before may still be writing where its remains are to be removed.
+            time.sleep(pause)
+            if draft.step in self.steps and damage(self.directory / str(draft.step)) is None:
+                return
+            self._draft = draft
+            try:
+                self._begin(draft)
+                self._finish()
+            except _FAILURES as again:
+                error = again
+                self._reopen()
+            else:
+                return
+            finally:
+                self._draft = None
+        raise self._not_written(error) from error
 
     def _reopen(self) -> None:
         """Begins anew with what is on disk: after a failure Orbax no longer counts what was to be replaced."""
