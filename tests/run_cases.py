@@ -1,11 +1,13 @@
 """A tiny run on the digits, and what the tests of whole runs do to it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 
 from normjax.training import loop
 from normjax.training.config import ModelConfig, RunConfig, ScheduleConfig, TrainConfig
@@ -23,6 +25,16 @@ class FinishedRun(NamedTuple):
 
 class PowerCutError(Exception):
     """The power went off."""
+
+
+def failing_saves(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test in which Orbax fails to write: its threads and coroutines end unheard, and not in a later test."""
+    unheard = pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+        "ignore:coroutine .* was never awaited:RuntimeWarning",
+    )
+    return pytest.mark.usefixtures("collected")(unheard(test))
 
 
 def run_config(run: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:

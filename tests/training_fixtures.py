@@ -5,7 +5,6 @@ Doctests import it before pytest does, hence PYTEST_DONT_REWRITE
 """
 
 import gc
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,14 +39,10 @@ def without_pictures(monkeypatch) -> None:
 
 
 @pytest.fixture
-def failing_saves() -> Iterator[None]:
-    """For tests in which Orbax fails to write: its threads and coroutines end unheard, here and not in a later test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pytest.PytestUnhandledThreadExceptionWarning)
-        warnings.simplefilter("ignore", pytest.PytestUnraisableExceptionWarning)
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        yield
-        gc.collect()
+def collected() -> Iterator[None]:
+    """What a test leaves behind ends with it, under its own filters of warnings."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import CheckpointManager
+from run_cases import failing_saves
 
 from normjax.errors import UserError
 from normjax.training import checkpoint
@@ -251,7 +252,7 @@ def test_a_save_that_fails_at_once_leaves_the_earlier_ones(opened, monkeypatch, 
 
 
 @pytest.mark.parametrize("where", ["at once", "in the background"])
-@pytest.mark.usefixtures("failing_saves")
+@failing_saves
 def test_what_fails_once_is_written_at_the_second_attempt(opened, monkeypatch, tmp_path, where):
     checkpoints, failed = opened(tmp_path, keep=1), []
     save(checkpoints, {1: 0.5})
@@ -272,7 +273,7 @@ def test_what_fails_once_is_written_at_the_second_attempt(opened, monkeypatch, t
     assert_same_bits(again.restore(2, draw_state())[0], draw_state(2))
 
 
-@pytest.mark.usefixtures("failing_saves")
+@failing_saves
 def test_a_write_that_fails_in_the_background_leaves_the_earlier_ones(opened, tmp_path):
     # A limit on the size of files stands for the full disk: the writing threads meet it, long after save() returned.
     checkpoints = opened(tmp_path)

@@ -5,7 +5,17 @@ import json
 import os
 
 import pytest
-from run_cases import PowerCutError, assert_same_bits, contents, metrics_of, poison, run_config, state_of, stop_after
+from run_cases import (
+    PowerCutError,
+    assert_same_bits,
+    contents,
+    failing_saves,
+    metrics_of,
+    poison,
+    run_config,
+    state_of,
+    stop_after,
+)
 
 from normjax.errors import UserError
 from normjax.training import checkpoint, loop, manifest
@@ -54,7 +64,7 @@ def test_fewer_bad_steps_than_allowed_are_only_counted(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["end", "go_on"])
-@pytest.mark.usefixtures("failing_saves")
+@failing_saves
 def test_a_full_disk_ends_the_run_or_does_not_as_the_config_says(straight_run, monkeypatch, tmp_path, caplog, policy):
     # The disk is full when checkpoint 6 is written, and has room again two checkpoints later.
     path, write, failures = tmp_path / "run", manifest.write_manifest, []

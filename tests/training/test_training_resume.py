@@ -7,7 +7,16 @@ from functools import partial
 
 import jax
 import pytest
-from run_cases import STEPS, PowerCutError, assert_same_bits, metrics_of, run_config, state_of, stop_after
+from run_cases import (
+    STEPS,
+    PowerCutError,
+    assert_same_bits,
+    failing_saves,
+    metrics_of,
+    run_config,
+    state_of,
+    stop_after,
+)
 
 from normjax.errors import UserError
 from normjax.training import session
@@ -75,7 +84,7 @@ def test_everything_a_state_holds_goes_on(monkeypatch, tmp_path):
     assert state_of(tmp_path / "run").updates == STEPS
 
 
-@pytest.mark.usefixtures("failing_saves")
+@failing_saves
 def test_a_clock_that_jumps_changes_nothing(straight_run, monkeypatch, tmp_path):
     # Set by hand, or by a server: forward a year, then back behind the start. Orbax gives up the write it is in.
     path, start, calls, jumps = tmp_path / "run", time.time(), itertools.count(), (0, 3e7, -3e7, 1, -1e6)
