@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak --minutes 30
 
-Trains the digits network without end, samples the process every few seconds, stops it by SIGTERM, and compares the first
-part after the warm-up with the last one.
+Trains the digits network without end, samples the process every few seconds, stops it by SIGTERM, and compares the
+first part after the warm-up with the last one.
 """
 
 import signal
