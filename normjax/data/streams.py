@@ -10,7 +10,7 @@ import numpy as np
 
 from normjax.data.options import StreamConfig
 from normjax.data.order import between, example_order, permutation
-from normjax.data.source import Source
+from normjax.data.source import UNREADABLE, Source
 from normjax.errors import UserError
 
 Stream = Callable[[int], np.ndarray]  # step -> indices of the global batch, (batch_size,)
@@ -64,7 +64,7 @@ def few_classes(labels: np.ndarray, classes: int, *, batch_size: int, seed: int)
       >>> len(set(stream(3) % 10))
       2
     """
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    members = [np.flatnonzero(labels == label) for label in _classes(labels)]
     for name, number in (("the classes", len(members)), ("batch_size", batch_size)):
         if number % classes:
             divisors = [k for k in range(1, number + 1) if number % k == 0]
@@ -124,7 +124,7 @@ def skewed_shards(labels: np.ndarray, shards: int, concentration: float, *, batc
         raise UserError(f"stream.shards={shards} does not divide batch_size={batch_size}.")
     rng = np.random.default_rng([seed, _SHARDS])
     parts: list[list[np.ndarray]] = [[] for _ in range(shards)]
-    for label in np.unique(labels):
+    for label in _classes(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         shares = rng.dirichlet(np.full(shards, concentration))
         cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(int)
@@ -145,3 +145,8 @@ def skewed_shards(labels: np.ndarray, shards: int, concentration: float, *, batc
         )
 
     return indices
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Those that occur; records that cannot be read have none, and come in no batch of these streams."""
+    return np.unique(labels[labels != UNREADABLE])

@@ -55,6 +55,9 @@ class Evaluator:
           state: the replicated state, as training has it.
           source: the examples.
           prepare: what is done to their images.
+
+        Raises:
+          UserError: no example can be read.
         """
         session, state = self.session, self.ready(state)
         classes = session.config.model.num_classes or len(session.info.classes)
@@ -74,6 +77,8 @@ class Evaluator:
             valid = batch["mask"]
             np.add.at(confusion, (batch["label"][valid], predicted[valid]), 1)
         loss, correct, top5, examples = totals.tolist()
+        if not examples:
+            raise UserError(f"none of the {len(source)} examples of {source.name} can be read.")
         confusion = sum_over_processes(confusion)[: len(session.info.classes)]
         return Scores(loss / examples, correct / examples, top5 / examples, int(examples), confusion)
 

@@ -227,7 +227,7 @@ class _Run:
         self.skipped += len(steps) - len(good)
 
         def mean(name: str, weight: str | None = None) -> float | None:
-            if not good:
+            if not good or (weight and not examples):
                 return None
             return sum(float(m[name] * m[weight] if weight else m[name]) for m in good) / (
                 examples if weight else len(good)
@@ -238,7 +238,7 @@ class _Run:
             self.session.epoch_of(step),
             "train",
             loss=mean("loss", "examples"),
-            accuracy=sum(float(m["correct"]) for m in good) / examples if good else None,
+            accuracy=sum(float(m["correct"]) for m in good) / examples if examples else None,
             learning_rate=float(steps[-1]["learning_rate"]),
             gradient_norm=mean("gradient_norm"),
             examples=int(examples),

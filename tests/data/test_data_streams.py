@@ -7,6 +7,7 @@ import pytest
 
 from normjax.data import MemorySource, make_drift, make_stream, training_batches
 from normjax.data.options import StreamConfig
+from normjax.data.source import UNREADABLE
 from normjax.data.streams import few_classes, skewed_shards, sorted_by_class
 from normjax.data.transforms import identity
 from normjax.errors import UserError
@@ -135,3 +136,13 @@ def test_labels_that_are_not_known_are_asked_for():
     unknown.labels = None
     with pytest.raises(UserError, match=r"stream.name=sorted needs the labels of all examples"):
         make_stream(StreamConfig(name="sorted"), unknown, batch_size=20, seed=0)
+
+
+def test_records_that_cannot_be_read_are_no_class_of_their_own():
+    labels = np.where(np.arange(len(LABELS)) % 7 == 0, UNREADABLE, LABELS)
+    streams = (
+        few_classes(labels, 2, batch_size=20, seed=0),
+        skewed_shards(labels, 4, 1.0, batch_size=20, seed=0),
+    )
+    for stream in streams:
+        assert UNREADABLE not in labels[np.concatenate([stream(step) for step in range(40)])]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from data_cases import TINY_CLASSES, distinct_pixels, records
+from run_cases import metrics_of
 from tfds_standin import encoded, write_records
 
 from normjax.data import draw_reference, evaluation_batches, load_dataset, training_batches
-from normjax.data.options import DataConfig
+from normjax.data.options import DataConfig, StreamConfig
 from normjax.data.source import UNREADABLE
 from normjax.errors import UserError
 from normjax.training.config import ModelConfig, RunConfig, ScheduleConfig, TrainConfig
@@ -128,6 +129,29 @@ def test_a_run_counts_what_it_left_out(folder, tmp_path):
     summary = train(config, tmp_path / "run", data_dir=path)
     assert summary["test"]["examples"] == 40 - len(bad)
     assert len(summary["unreadable_records"]) == 2 * len(bad)
+
+
+def test_a_test_set_without_a_readable_record_is_an_error(tmp_path):
+    features = {"image": tfds.features.Image(shape=(SIDE, SIDE, 3)), "label": tfds.features.ClassLabel(num_classes=3)}
+    good, bad = records(distinct_pixels(40, SIDE, SIDE, 3)), records(distinct_pixels(4, SIDE, SIDE, 3))
+    for record in bad:
+        record["image"] = b"not a picture"
+    # The last eight of the training set, whose batches hold nothing either, are no reason to end.
+    for record in good[32:]:
+        record["image"] = b"not a picture"
+    write_records(tmp_path, "tiny", {"train": good, "test": bad}, features)
+    config = TrainConfig(
+        epochs=1,
+        batch_size=8,
+        data=DataConfig(name="tiny", image_size=SIDE, augmentation="none", bad_records="skip", validation=0),
+        stream=StreamConfig(name="sorted"),
+        model=ModelConfig(name="mlp", widths=(4,)),
+        schedule=ScheduleConfig(warmup_epochs=0),
+        run=RunConfig(eval_batch_size=16, log_every=1),
+    )
+    with pytest.raises(UserError, match=r"none of the 4 examples of tiny \(test\) can be read"):
+        train(config, tmp_path / "run", data_dir=tmp_path)
+    assert [line["examples"] for line in metrics_of(tmp_path / "run", "train")].count(0) >= 1
 
 
 def test_a_source_without_damage_is_read_as_it_is(tmp_path):
