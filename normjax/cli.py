@@ -7,9 +7,7 @@ import logging
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +17,7 @@ from pydantic import ValidationError
 
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
+from normjax.training.cluster_options import ALONE, Cluster
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
 from normjax.training.stop import StoppedError, StopRequest
 
@@ -28,43 +27,6 @@ _INVALID_FIELD = re.compile(
     r"(?:(?P<field>[a-z][\w.]*) )?(?P<reason>[A-Z].*?) \[type=\w+, input_value=(?P<value>.*?), input_type="
 )
 _RUN = Annotated[Path, tyro.conf.Positional]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Several processes, on one or many hosts, that do the work together."""
-
-    distributed: bool = False
-    """this process is one of several; the same command runs in each"""
-    coordinator: str | None = None
-    """host:port of the first process; None: found by JAX on a TPU pod, under SLURM, Open MPI or Kubernetes"""
-    processes: int | None = None
-    """how many there are; None as above"""
-    process: int | None = None
-    """which one this is, from 0; None as above"""
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """What is done inside is done together with the other processes."""
-        if not self.distributed:
-            if (self.coordinator, self.processes, self.process) != (None, None, None):
-                raise UserError("--coordinator, --processes and --process are for --distributed, which is missing.")
-            yield
-            return
-        from normjax.training.cluster import abandon_cluster, await_loss, join_cluster, leave_cluster
-
-        join_cluster(self.coordinator, self.processes, self.process)
-        try:
-            yield
-        except UserError as error:
-            abandon_cluster(f"normjax: error: {error}", 2)
-        except StoppedError:
-            leave_cluster()
-            raise
-        except BaseException:  # noqa: BLE001 - whatever it is, the other processes must not wait for this one
-            await_loss()
-            abandon_cluster(traceback.format_exc(), 1)
-        leave_cluster()
 
 
 _CLUSTER = Annotated[Cluster, tyro.conf.arg(name="")]
@@ -94,7 +56,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
         config: Path | None = None,
         workdir: Path | None = None,
         data_dir: Path | None = None,
-        cluster: _CLUSTER = Cluster(),
+        cluster: _CLUSTER = ALONE,
     ) -> Callable[[], None]:
         """Train a network; without options a small convolutional network on handwritten digits.
 
@@ -118,7 +80,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
             path = workdir or _new_workdir(config.stem if config else options.data.name)
             with StopRequest() as stop, cluster.joined():
                 summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console, stop=stop)
-                if _is_first(cluster):
+                if cluster.is_first():
                     print_summary(summary, path, console)
 
         return run
@@ -132,7 +94,7 @@ def evaluate(
     checkpoint: str = "best",
     data_dir: Path | None = None,
     json: bool = False,
-    cluster: _CLUSTER = Cluster(),
+    cluster: _CLUSTER = ALONE,
 ) -> Callable[[], None]:
     """Evaluate a trained network on every example of a split.
 
@@ -151,7 +113,7 @@ def evaluate(
 
         with cluster.joined():
             result = evaluate_run(run, split=split, checkpoint=checkpoint, data_dir=_data_dir(data_dir))
-            if _is_first(cluster):
+            if cluster.is_first():
                 _print_json(result) if json else print_evaluation(result)
 
     return command
@@ -336,14 +298,6 @@ def launch(
             sys.exit(status)
 
     return run
-
-
-def _is_first(cluster: Cluster) -> bool:
-    if not cluster.distributed:
-        return True
-    from normjax.training.cluster import is_first
-
-    return is_first()
 
 
 def _parse(arguments: list[str]) -> Callable[[], None]:

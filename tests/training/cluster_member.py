@@ -9,8 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from normjax.cli import Cluster
-from normjax.training.cluster import is_first
+from normjax.training.cluster_options import Cluster
 from normjax.training.config import ModelConfig, NormConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 from normjax.training.evaluate import evaluate_run
 from normjax.training.loop import train
@@ -40,13 +39,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     given = parser.parse_args()
-    with Cluster(given.distributed, given.coordinator, given.processes, given.process).joined():
+    cluster = Cluster(given.distributed, given.coordinator, given.processes, given.process)
+    with cluster.joined():
         for norm in NORMS:
             train(config_of(norm), given.workdir / norm)
             told = evaluate_run(
                 (given.evaluate or given.workdir) / norm, split="test", checkpoint="last", data_dir=None
             )
-            if is_first():
+            if cluster.is_first():
                 print(json.dumps({"norm": norm, **told}), flush=True)
 
 
