@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from benchmarks.collectives import count_collectives
 _TOPOLOGIES = {8: (2, 4), 64: (8, 8), 256: (16, 16)}
 _FLOPS, _MEMORY, _MEMORY_SIZE = 197e12, 819e9, 16 * 2**30  # of a chip: each second, bytes each second, bytes
 _LINKS, _HOP = 100e9, 1e-6  # bytes each second that a chip sends, seconds
+_CONFIG = Path(__file__).parents[1] / "configs" / "imagenet_resnet50.py"
 _NORMS = ("batch_norm", "batch_norm/8", "batch_norm/32", "reference_batch_norm", "decorrelated_batch_norm")
 
 
@@ -39,6 +41,7 @@ class Cost(NamedTuple):
     flops: float
     bytes_accessed: float
     small: int  # collectives of less than 1 MB, those of the norms
+    images: int
 
 
 def compiled_cost(chips: int, norm: str) -> Cost:
@@ -53,17 +56,17 @@ def compiled_cost(chips: int, norm: str) -> Cost:
     from jax.sharding import NamedSharding, PartitionSpec
 
     from normjax.data.source import DatasetInfo
-    from normjax.training.config import load_config
+    from normjax.training.config import NormConfig, load_config
     from normjax.training.session import build_session
     from normjax.training.step import AXIS
 
     name, _, size = norm.partition("/")
     rows, columns = _TOPOLOGIES[chips]
     devices = topologies.get_topology_desc(platform="tpu", topology_name=f"v5e:{rows}x{columns}").devices
-    config = load_config(_config_file())
+    config = load_config(_CONFIG)
     config = config.model_copy(
         update={
-            "norm": type(config.norm)(name=name, sync_devices=int(size) if size else None),  # type: ignore[arg-type]
+            "norm": NormConfig.model_validate({"name": name, "sync_devices": int(size) if size else None}),
             "run": config.run.model_copy(update={"parallel": "shard_map"}),
         }
     )
@@ -99,6 +102,7 @@ def compiled_cost(chips: int, norm: str) -> Cost:
         cost["flops"],
         cost["bytes accessed"],
         sum(size < 1_000_000 for _, size in found),
+        config.batch_size // chips,
     )
 
 
@@ -139,7 +143,7 @@ def main(chips: Sequence[int] = tuple(_TOPOLOGIES), norms: Sequence[str] = _NORM
             table.add_row(
                 norm,
                 str(count),
-                str(1024 // count),
+                str(cost.images),
                 f"{cost.gib:.2f}",
                 str(cost.collectives),
                 f"{cost.mbytes:.1f}",
@@ -156,12 +160,6 @@ def _in_process(chips: int, norm: str) -> Cost:
     command = [sys.executable, "-m", "benchmarks.pod", "--one", "--chips", str(chips), "--norms", norm]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
-
-
-def _config_file() -> Any:
-    from pathlib import Path
-
-    return Path(__file__).parents[1] / "configs" / "imagenet_resnet50.py"
 
 
 if __name__ == "__main__":

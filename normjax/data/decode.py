@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -40,6 +41,19 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name}: a picture that cannot be read to its end ({error}).") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_picture(file: Path, channels: int) -> np.ndarray:
+    """The picture in a file, as ``decode_image`` gives it.
+
+    Raises:
+      UserError: the file cannot be read, or holds no picture; it is named.
+    """
+    try:
+        encoded = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    return decode_image(encoded, channels, str(file))
 
 
 def _to_bytes(image: Image.Image, channels: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normjax.data.decode import decode_image
+from normjax.data.decode import read_picture
 from normjax.data.source import Images, Source, Subset
 from normjax.data.splits import stratified_split
 from normjax.errors import UserError
@@ -44,7 +44,7 @@ class FolderSource(Source):
 
     def read(self, indices: Sequence[int] | np.ndarray) -> tuple[Images, np.ndarray]:
         paths = [self.paths[index] for index in indices]
-        images = [decode_image(_read(path), 3, str(path)) for path in paths]
+        images = [read_picture(path, 3) for path in paths]
         return images, self.labels[np.asarray(indices, int)]
 
 
@@ -61,13 +61,6 @@ def load_folder(root: Path, split: str, seed: int) -> Source:
     source = FolderSource(root)
     train, test = stratified_split(source.labels, share=0.2, seed=seed)
     return Subset(source, train if split == "train" else test)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _hidden(path: Path) -> bool:

@@ -96,7 +96,8 @@ def _make_probe(session: Session, places: list[str]) -> Callable[[TrainState, di
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    return [("/".join(str(key.key) for key in path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def _place(layers: list[str], parameter: str) -> int:

@@ -351,7 +351,8 @@ class _Run:
             highlight=False,
         )
         for step, wrong in self.checkpoints.damaged.items():
-            self.console.print(f"checkpoint {step} is damaged ({wrong}); it was moved to {self.run.path / 'damaged'}")
+            told = f"checkpoint {step} is damaged ({wrong}); it was moved to {self.run.path / 'damaged'}"
+            self.console.print(told, soft_wrap=True, markup=False, highlight=False)
         if start:
             self.console.print(f"going on from step {start:,} of {self.session.total_steps:,}", highlight=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from normjax.data.decode import decode_image
+from normjax.data.decode import read_picture
 from normjax.data.transforms import resize_and_centre_crop
 from normjax.errors import UserError
 from normjax.training.evaluate import restore_network
@@ -35,7 +35,7 @@ def predict_run(path: Path, images: Sequence[Path], *, top: int = 5, checkpoint:
     if height != width:
         raise UserError(f"{path} was trained on images of {height}x{width}; prediction takes square ones only.")
     pixels = resize_and_centre_crop(height).apply(
-        [decode_image(_read(file), channels, str(file)) for file in images], np.empty((len(images), 0))
+        [read_picture(file, channels) for file in images], np.empty((len(images), 0))
     )
     logits = jax.jit(lambda variables, x: session.model.apply(variables, x, train=False))(
         variables, Images(info.mean, info.std).scale(jax.numpy.asarray(pixels))
@@ -51,10 +51,3 @@ def predict_run(path: Path, images: Sequence[Path], *, top: int = 5, checkpoint:
         }
         for file, row in zip(images, probabilities, strict=True)
     ]
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from error

@@ -1,7 +1,7 @@
 """How the processes of a run learn at once that another is gone, and why.
 
-Each holds a line to the first one and says every few seconds that it is alive. JAX has a watch of its own, which
-notices a lost process after a minute and then aborts the others without naming it.
+Each holds a line to the first one and says every few seconds that it is alive. JAX has a watch of its own, which may
+take as long as its heartbeats to notice a lost process, and then aborts the others with its number at best.
 """
 
 import contextlib

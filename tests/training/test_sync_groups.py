@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -60,12 +61,18 @@ def test_one_group_of_all_devices_is_what_there_is_without_groups():
 def test_other_norms_take_groups_as_well(name):
     options = {"ghost_batch_norm": {"ghost_batch_size": 4}, "decorrelated_batch_norm": {"group_size": 2}}.get(name, {})
     config = tiny_config(norm=NormConfig(name=name, sync_devices=4, options=options))
-    steps = Steps(config, devices=8)
+    steps, batch = Steps(config, devices=8), draw_batch()
     before = jax.tree.map(np.asarray, steps.session.initial_state())
-    after, (told,) = steps.run([draw_batch()], before)
-    assert told.skipped_in_row == 0
-    kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before.model_state)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after.model_state) == kinds
+    state, told = steps.step(steps.parallel.replicate(before), steps.parallel.shard(batch))
+    for leaf in jax.tree.leaves(state):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(np.asarray(leaf)[:1], leaf.shape))
+    # Each group alone, on four devices of its own: the mean of both is what all eight keep.
+    halves = [{name: value[rows] for name, value in batch.items()} for rows in (slice(16), slice(16, 32))]
+    alone = [Steps(config.model_copy(update={"batch_size": 16}), devices=4).run([half], before) for half in halves]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *(after.model_state for after, _ in alone))
+    chex.assert_trees_all_close(steps.parallel.fetch(state).model_state, mean, rtol=1e-5, atol=1e-6)
+    losses = [one.loss for _, (one,) in alone]
+    np.testing.assert_allclose(steps.parallel.fetch(told).loss, np.mean(losses), rtol=1e-5)
 
 
 def test_groups_that_cannot_be_are_refused():
