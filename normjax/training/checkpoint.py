@@ -59,7 +59,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
             return ocp.CheckpointManager(self.directory.resolve(), options=options)
         best = checkpoint_managers.BestN(
             get_metric_fn=lambda metrics: metrics[_METRIC], n=1, keep_checkpoints_without_metrics=False

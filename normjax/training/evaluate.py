@@ -97,7 +97,7 @@ def restore_run(path: Path, checkpoint: str = "best") -> tuple[Session, Any, int
       UserError: there is no run, or no such checkpoint.
     """
     run = RunDirectory(path)
-    session = build_session(run.read_config(), run.read_dataset())
+    session = build_session(run.read_config(), run.read_dataset(), training=False)
     if not run.checkpoints.is_dir():
         raise UserError(f"{path} has no checkpoint yet.")
     checkpoints = Checkpoints(run.checkpoints, read_only=True)

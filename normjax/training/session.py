@@ -108,13 +108,16 @@ class Session(NamedTuple):
         return step == self.total_steps or math.floor(self.epoch_of(step)) > math.floor(self.epoch_of(step - 1))
 
 
-def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.Device] | None = None) -> Session:
+def build_session(
+    config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.Device] | None = None, *, training: bool = True
+) -> Session:
     """Builds what the config describes, for the data set.
 
     Args:
       config: of the run.
       info: of the data set.
       devices: to run on, all by default.
+      training: whether the devices must suit the training step, which a network that is only used does not need.
 
     Raises:
       UserError: the batch cannot be divided among the devices, the classes do not fit, or the widths do not suit
@@ -122,7 +125,7 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
     """
     parallel = DataParallel(config.run.parallel, devices)
     parts = len(parallel.devices) * config.micro_batches
-    if config.batch_size % parts:
+    if training and config.batch_size % parts:
         raise UserError(
             f"batch_size={config.batch_size} cannot be divided among {len(parallel.devices)} devices x "
             f"{config.micro_batches} micro-batches; use a multiple of {parts}."
@@ -133,7 +136,8 @@ def build_session(config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.
             f"model.num_classes={classes} does not fit {info.name} with {len(info.classes)} classes; "
             f"use {len(info.classes)} or more, or leave it out."
         )
-    norm, groups = config.norm.factory(), _groups(config.norm.sync_devices, len(parallel.devices))
+    norm = config.norm.factory()
+    groups = _groups(config.norm.sync_devices, len(parallel.devices)) if training else None
     try:
         model = build_model(
             config.model.name,

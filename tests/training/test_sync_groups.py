@@ -7,10 +7,23 @@ import jax
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from training_cases import Steps, draw_batch, numpy_cross_entropy, numpy_mlp, scaled, tiny_config, uneven_mask
+from training_cases import (
+    Steps,
+    draw_batch,
+    numpy_cross_entropy,
+    numpy_mlp,
+    scaled,
+    tiny_config,
+    tiny_info,
+    uneven_mask,
+)
 
+from normjax.data import MemorySource
+from normjax.data.transforms import identity
 from normjax.errors import UserError
 from normjax.training.config import NormConfig
+from normjax.training.evaluate import Evaluator
+from normjax.training.session import build_session
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -73,6 +86,21 @@ def test_other_norms_take_groups_as_well(name):
     chex.assert_trees_all_close(steps.parallel.fetch(state).model_state, mean, rtol=1e-5, atol=1e-6)
     losses = [one.loss for _, (one,) in alone]
     np.testing.assert_allclose(steps.parallel.fetch(told).loss, np.mean(losses), rtol=1e-5)
+
+
+def test_a_trained_network_is_used_on_any_number_of_devices():
+    # A run with groups of two, or a batch of 32, could not be evaluated on one device, or on three.
+    config = tiny_config(norm=NormConfig(sync_devices=2))
+    state, _ = Steps(config, devices=8).run([draw_batch()])
+    images = draw_batch(50, seed=1)
+    source = MemorySource("test", tuple("0123456789"), images["image"], images["label"])
+    scores = []
+    for devices in (1, 3, 8):
+        session = build_session(config, tiny_info(), jax.devices()[:devices], training=False)
+        scores.append(Evaluator(session).score(session.parallel.replicate(state), source, identity()))
+    for score in scores[1:]:
+        np.testing.assert_array_equal(score.confusion, scores[0].confusion)
+        assert score.loss == pytest.approx(scores[0].loss, rel=1e-6)
 
 
 def test_groups_that_cannot_be_are_refused():
