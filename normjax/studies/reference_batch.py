@@ -48,8 +48,8 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
 
     Args:
       results: of the runs so far.
-      budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate, no batches of one class,
-        a part of the data and a smaller network.
+      budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate, a part of the data and
+        a smaller network.
     """
     small = budget < 0.1
     rates = RATES[1:2] if small else RATES
@@ -63,7 +63,7 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
     comparison = []
     for seed in SEEDS if budget >= 1 else SEEDS[:1]:
         for stream in STREAMS:
-            if stream == "one class" and (seed or small):
+            if stream == "one class" and seed:
                 continue
             for contender in CONTENDERS:
                 rate = best_rate(results, stream, contender, rates)
