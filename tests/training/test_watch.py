@@ -113,8 +113,9 @@ def test_one_that_is_silent_for_too_long_is_given_up(meet):
     # A host without power sends no end of the line.
     party = meet()
     party.members[1]._say = lambda *_: None
-    assert party.heard[2].wait(20)
-    assert party.news[0] == party.news[2] == ["second is gone"]
+    for number in (0, 2):  # the third has the news from the first, which may be about to report them
+        assert party.heard[number].wait(20)
+        assert party.news[number] == ["second is gone"]
 
 
 def test_a_stranger_gets_no_line(meet):
