@@ -1,0 +1,99 @@
+"""A network without some of its neurons."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from normjax.tracing import capture, leaf_paths
+from normjax.tracing.neurons import Left, Neurons
+from normjax.tracing.program import Path
+from normjax.tracing.resize import Resized
+from normjax.tracing.resize_rules import cut
+
+
+class Shrunken:
+    """Any Flax model with fewer neurons: called as the model is, with variables that are really smaller.
+
+    The model is traced at its own sizes, with the inputs and options of the call, and the traced program runs at those
+    that are left. It can be differentiated, and gives the statistics that the model gives.
+
+    Args:
+      model: the model with all its neurons.
+      neurons: as ``trace`` found them.
+      left: the neurons that stay, by group; groups not named stay whole.
+
+    Raises:
+      ValueError: there is no such group or neuron.
+
+    Example:
+      >>> from flax import linen as nn
+      >>> from normjax.tracing.neurons import trace
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
+      >>> x = jnp.ones((2, 4))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> smaller = Shrunken(model, trace(model, variables, x), {"layers_0": [0, 5]})
+      >>> few = smaller.shrink(variables)
+      >>> few["params"]["layers_0"]["kernel"].shape, smaller.apply(few, x).shape
+      ((4, 2), (2, 3))
+    """
+
+    def __init__(self, model: Any, neurons: Neurons, left: Left):
+        self.model, self.left = model, {name: tuple(map(int, kept)) for name, kept in left.items()}
+        self._shapes: dict[str, Any] = dict(neurons.shapes)
+        self._alive = neurons.alive(left)
+        self._known = frozenset(leaf_paths(neurons.shapes))
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """The initial variables of the model, without those of the neurons that have gone."""
+        return self.shrink(self.model.init(*args, **kwargs))
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``model.apply`` does, with the smaller variables.
+
+        Raises:
+          ValueError: a variable has another shape than what is left of the model's, or this call of the network cannot
+            do without what has gone.
+        """
+        shapes = {name: self._collection(name, args, kwargs) for name in variables}
+        program = capture(self.model.apply, shapes, *args, **kwargs)
+        resized, given = Resized(program, self._alive, self._known), leaf_paths(variables)
+        for path in program.paths:
+            found = jnp.shape(given[path]) if path in given else "nothing"
+            if found != resized.shape(path):
+                raise ValueError(
+                    f"{'/'.join(path)} has {found}; what is left of it in this network is {resized.shape(path)}."
+                )
+        outputs = resized([given[path] for path in program.paths], jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(program.output), outputs)
+
+    def shrink(self, variables: Any) -> Any:
+        """What is left of variables of the model, or of some of its collections."""
+        leaves = [self._cut(path, leaf) for path, leaf in leaf_paths(variables).items()]
+        return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+    def shrink_state(self, state: Any) -> Any:
+        """What is left of the state of an optimizer.
+
+        Args:
+          state: of an optax transformation; what it keeps of a parameter has its name and shape.
+        """
+        shapes = {path: leaf.shape for path, leaf in leaf_paths({"params": self._shapes["params"]}).items()}
+        leaves = []
+        for path, leaf in leaf_paths(state).items():
+            ends = (("params", *path[start:]) for start in range(len(path)))
+            name = next((end for end in ends if shapes.get(end) == jnp.shape(leaf)), None)
+            leaves.append(leaf if name is None else self._cut(name, leaf))
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def _cut(self, path: Path, leaf: Any) -> Any:
+        return cut(leaf, [self._alive.get((path, axis), np.ones(size, bool)) for axis, size in enumerate(leaf.shape)])
+
+    def _collection(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Shapes of a collection of the model; one that calls make, as reference statistics, is made once for that."""
+        if name not in self._shapes:
+            made = {**kwargs, "mutable": [name]}
+            _, state = jax.eval_shape(lambda v, a: self.model.apply(v, *a, **made), self._shapes, args)
+            self._shapes[name] = state[name]
+        return self._shapes[name]

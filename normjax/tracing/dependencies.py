@@ -1,0 +1,216 @@
+"""Follows the dimensions of the variables through a traced network: what must live or die together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from normjax.tracing.dimensions import FIXED, Atoms, Dim, Origin, Value
+from normjax.tracing.program import Path, Program, inlined, shape_of
+
+PARAMS = "params"  # the collection whose variables are trained
+
+Rule = Callable[["Tracer", JaxprEqn, Sequence[Value]], list[Value]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Registers what primitives do to dimensions."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@dataclass
+class Frame:
+    """The values of one call of a jaxpr, and of the calls in it by the number of their equation."""
+
+    values: dict[Var, Value] = field(default_factory=dict)
+    calls: dict[int, list["Frame"]] = field(default_factory=dict)
+
+    def value(self, v: Any) -> Value:
+        """What is known of a variable or literal of the jaxpr."""
+        return constant(v.val) if isinstance(v, Literal) else self.values[v]
+
+
+@dataclass
+class Tracer:
+    """What has been found while a program is followed.
+
+    Attributes:
+      atoms: of all dimensions.
+      variables: by path.
+      order: paths in the order in which the program reads them.
+      produced: dimensions of variables that make the features of an output, as those of a kernel.
+      consumed: dimensions of variables over which features are summed.
+    """
+
+    atoms: Atoms = field(default_factory=Atoms)
+    variables: dict[Path, Value] = field(default_factory=dict)
+    order: dict[Path, None] = field(default_factory=dict)
+    produced: set[Origin] = field(default_factory=set)
+    consumed: set[Origin] = field(default_factory=set)
+
+    def follow(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value]) -> tuple[list[Value], Frame]:
+        """Carries the dimensions of the inputs through a jaxpr.
+
+        Args:
+          jaxpr: the program.
+          constants: its constants.
+          inputs: what is known of its inputs.
+        """
+        # Registers its rules.
+        from normjax.tracing import linear_rules, shape_rules  # noqa: F401
+
+        frame = Frame(dict(zip(jaxpr.constvars, (self.constant(value) for value in constants), strict=True)))
+        frame.values.update(zip(jaxpr.invars, inputs, strict=True))
+        for number, equation in enumerate(jaxpr.eqns):
+            values = [frame.value(v) for v in equation.invars]
+            for value in values:
+                self.order.update((dim.origin.path, None) for dim in value.dims if dim.origin is not None)
+            outputs = self._step(equation, values, frame, number)
+            frame.values.update(zip(equation.outvars, outputs, strict=True))
+        return [frame.value(v) for v in jaxpr.outvars], frame
+
+    def _step(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
+        name = equation.primitive.name
+        if (called := inlined(equation)) is not None:
+            outputs, inner = self.follow(called.jaxpr, called.consts, inputs)
+            frame.calls[number] = [inner]
+            if name == "custom_jvp_call" and not self.atoms.sizes_only:  # a derivative may call its own function
+                frame.calls[number].append(self._derivative(equation, inputs, outputs))
+            return outputs
+        if name == "cond":
+            return self._branches(equation, inputs, frame, number)
+        if name == "scan":
+            return self._scan(equation, inputs, frame, number)
+        if name in RULES:
+            return RULES[name](self, equation, inputs)
+        return self.unknown(equation, inputs)
+
+    def _branches(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
+        followed = [self.follow(b.jaxpr, b.consts, inputs[1:]) for b in equation.params["branches"]]
+        frame.calls[number] = [inner for _, inner in followed]
+        outputs = followed[0][0]
+        for others, _ in followed[1:]:
+            outputs = [self.joined(a, b, "the branches of a condition") for a, b in zip(outputs, others, strict=True)]
+        return outputs
+
+    def _scan(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
+        body, count, carried = (equation.params[name] for name in ("jaxpr", "num_consts", "num_carry"))
+        constants, carry, stacked = inputs[:count], inputs[count : count + carried], inputs[count + carried :]
+        for value in stacked:
+            self.atoms.hold(value.dims[0].labels, "scan goes along it", sized=False)
+        steps = [Value(value.dims[1:], value.null) for value in stacked]
+        # The body is followed with the labels of the first step, and what it carries on is tied to them.
+        carry = [_doubtful(value) for value in carry]
+        outputs, inner = self.follow(body.jaxpr, body.consts, [*constants, *carry, *steps])
+        frame.calls[number] = [inner]
+        ends = [self.joined(a, b, "scan carries it") for a, b in zip(carry, outputs[:carried], strict=True)]
+        length = Dim(np.full(equation.params["length"], FIXED), zero=False)
+        return [*ends, *(Value((length, *value.dims), value.null) for value in outputs[carried:])]
+
+    def _derivative(self, equation: JaxprEqn, inputs: list[Value], outputs: list[Value]) -> Frame:
+        """Follows the derivative that the network gives of a function of its own."""
+        jaxpr, constants, zeros = derivative(equation)
+        count = equation.params["num_consts"]
+        primals = inputs[count:]
+        tangents = [value for value, v in zip(primals, equation.invars[count:], strict=True) if differentiable(v)]
+        before, self.atoms.sizes_only = self.atoms.sizes_only, True
+        results, frame = self.follow(jaxpr, constants, [*primals, *tangents])
+        self.atoms.sizes_only = before
+        nonzero = [value for value, zero in zip(outputs, zeros, strict=True) if not zero]
+        for a, b in zip([*outputs, *nonzero], results, strict=True):
+            self.joined(a, b, "a derivative")
+        return frame
+
+    def joined(self, a: Value, b: Value, reason: str) -> Value:
+        """One value that is now this, now that."""
+        dims = tuple(
+            Dim(self.atoms.tie(x.labels, y.labels, reason), x.zero and y.zero)
+            for x, y in zip(a.dims, b.dims, strict=True)
+        )
+        return Value(dims, a.null and b.null)
+
+    def variable(self, path: Path, shape: tuple[int, ...]) -> Value:
+        """Atoms for a variable; a mask makes those of parameters 0, and leaves statistics as they are."""
+        masked = path[0] == PARAMS
+        dims = (Dim(self.atoms.strong(size), masked, Origin(path, axis)) for axis, size in enumerate(shape))
+        self.variables[path] = Value(tuple(dims))
+        return self.variables[path]
+
+    def constant(self, array: Any) -> Value:
+        """A constant of the program, whose elements may go with those of a variable."""
+        found = constant(array)
+        return Value(tuple(Dim(self.atoms.weak(size), found.null) for size in found.shape), found.null)
+
+    def unknown(self, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
+        """What is not known to be followed is kept whole, and so is all that it is tied to."""
+        for value in inputs:
+            self.hold(value, f"{equation.primitive.name} cannot be followed", sized=False)
+        return [fixed(shape_of(v)) for v in equation.outvars]
+
+    def hold(self, value: Value, reason: str, *, sized: bool = True) -> None:
+        """Keeps all dimensions of a value whole."""
+        for dim in value.dims:
+            self.atoms.hold(dim.labels, reason, sized=sized)
+
+
+def follow(program: Program) -> tuple[Tracer, list[Value], Frame]:
+    """Follows a network from its variables to its outputs.
+
+    Args:
+      program: as ``capture`` gives it.
+
+    Returns:
+      What was found, the outputs, and all values on the way.
+    """
+    tracer = Tracer()
+    inputs = [tracer.variable(path, shape_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)]
+    inputs += [fixed(shape_of(v)) for v in program.jaxpr.invars[len(inputs) :]]
+    outputs, frame = tracer.follow(program.jaxpr, program.constants, inputs)
+    return tracer, outputs, frame
+
+
+def fixed(shape: tuple[int, ...]) -> Value:
+    """A value whose sizes no variable decides."""
+    return Value(tuple(Dim(np.full(size, FIXED), zero=False) for size in shape))
+
+
+def constant(array: Any) -> Value:
+    """A number in the program, or an array of which only the sizes and whether all is 0 matter here."""
+    number = isinstance(array, (int, float, bool, np.ndarray, np.generic))
+    null = number and np.size(array) > 0 and not np.any(array)
+    return fixed(np.shape(array))._replace(null=bool(null))
+
+
+def derivative(equation: JaxprEqn) -> tuple[Jaxpr, list[Any], Sequence[bool]]:
+    """The jaxpr of a custom derivative: of the inputs and the tangents of those that have one.
+
+    Returns:
+      The jaxpr, its constants, and which outputs have no tangent.
+    """
+    inputs = equation.invars[equation.params["num_consts"] :]
+    zeros = [not differentiable(v) for v in inputs]
+    return equation.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
+
+
+def differentiable(v: Any) -> bool:
+    """Whether a variable of a jaxpr has a tangent."""
+    return jnp.issubdtype(v.aval.dtype, jnp.inexact)
+
+
+def closed(program: Any) -> ClosedJaxpr:
+    """A jaxpr with its constants, none where there are none."""
+    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])
+
+
+def _doubtful(value: Value) -> Value:
+    """A value that later steps replace: whether it is 0 where variables are 0 is not known."""
+    return Value(tuple(dim._replace(zero=False, origin=None) for dim in value.dims))

@@ -1,0 +1,170 @@
+"""Runs a traced network at other sizes: with the neurons that are left."""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from normjax.tracing.dependencies import Frame, Tracer, closed, derivative, differentiable, follow
+from normjax.tracing.dimensions import Components, Dim, Value
+from normjax.tracing.known import bind
+from normjax.tracing.program import Path, Program, inlined
+from normjax.tracing.resize_rules import RESIZED, Step, cut, sizes
+
+Alive = dict[tuple[Path, int], np.ndarray]  # which elements are left, by variable and dimension; all of those not named
+
+
+class Resized:
+    """A program of which some elements of the variables have gone.
+
+    Args:
+      program: as ``capture`` gives it.
+      alive: what is left of the dimensions of the variables.
+      known: the variables of which this says all; of others what is left follows from it.
+
+    Raises:
+      ValueError: this program needs what has gone.
+    """
+
+    def __init__(self, program: Program, alive: Alive, known: Collection[Path]):
+        self._program = program
+        tracer, _, self._frame = follow(program)
+        self._variables = tracer.variables
+        self._components = tracer.atoms.components()
+        self._gone = _gone(tracer, self._components, alive, known)
+
+    def __call__(self, variables: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+        """The outputs.
+
+        Args:
+          variables: what is left of them, in the order of the program's paths.
+          args: the other inputs.
+        """
+        whole = ClosedJaxpr(self._program.jaxpr, self._program.constants)
+        return self._inner(whole, self._frame)(*variables, *args)
+
+    def shape(self, path: Path) -> tuple[int, ...]:
+        """The sizes that are left of a variable."""
+        return self._shape(self._variables[path])
+
+    def _alive(self, dim: Dim) -> np.ndarray:
+        return ~self._gone[self._components.of(dim.labels)]
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        return sizes(value, self._alive)
+
+    def _run(self, jaxpr: Jaxpr, frame: Frame, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
+
+        def read(v: Any) -> Any:
+            return v.val if isinstance(v, Literal) else values[v]
+
+        for number, equation in enumerate(jaxpr.eqns):
+            outputs = self._step(equation, frame, number, [read(v) for v in equation.invars])
+            values.update(zip(equation.outvars, outputs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _inner(self, program: Any, frame: Frame) -> Callable[..., list[Any]]:
+        """A program, or one inside it, as a function of what is left of its inputs."""
+        inner = closed(program)
+
+        def function(*inputs: Any) -> list[Any]:
+            constants = [
+                cut(value, [self._alive(dim) for dim in frame.value(v).dims])
+                for v, value in zip(inner.jaxpr.constvars, inner.consts, strict=True)
+            ]
+            return self._run(inner.jaxpr, frame, constants, inputs)
+
+        return function
+
+    def _step(self, equation: JaxprEqn, frame: Frame, number: int, inputs: list[Any]) -> list[Any]:
+        name, calls = equation.primitive.name, frame.calls.get(number, [])
+        if (called := inlined(equation)) is not None:
+            function = self._inner(called, calls[0])
+            if len(calls) > 1:
+                return self._with_derivative(equation, function, calls[1], inputs)
+            if name in ("remat2", "checkpoint"):
+                policy, prevent_cse = equation.params["policy"], equation.params["prevent_cse"]
+                return jax.checkpoint(function, policy=policy, prevent_cse=prevent_cse)(*inputs)
+            return function(*inputs)
+        if name == "cond":
+            return self._condition(equation, calls, inputs)
+        if name == "scan":
+            return self._scan(equation, calls[0], inputs)
+        before = [frame.value(v) for v in equation.invars]
+        after = [frame.value(v) for v in equation.outvars]
+        if name in RESIZED and any(self._shape(value) != value.shape for value in (*before, *after)):
+            return RESIZED[name](Step(equation, inputs, before, after, self._alive))
+        return bind(equation, inputs)
+
+    def _condition(self, equation: JaxprEqn, calls: list[Frame], inputs: list[Any]) -> list[Any]:
+        functions = [self._inner(b, frame) for b, frame in zip(equation.params["branches"], calls, strict=True)]
+        index, *operands = inputs
+        platforms = equation.params.get("branches_platforms")
+        if platforms is None:
+            return lax.switch(index, functions, *operands)
+        named = {name: f for names, f in zip(platforms, functions, strict=True) for name in names or ()}
+        others = [f for names, f in zip(platforms, functions, strict=True) if names is None]
+        return lax.platform_dependent(*operands, default=others[0] if others else None, **named)
+
+    def _scan(self, equation: JaxprEqn, frame: Frame, inputs: list[Any]) -> list[Any]:
+        params = equation.params
+        count, carried = params["num_consts"], params["num_carry"]
+        function = self._inner(params["jaxpr"], frame)
+
+        def step(carry: Any, stacked: Any) -> tuple[Any, Any]:
+            outputs = function(*inputs[:count], *carry, *stacked)
+            return outputs[:carried], outputs[carried:]
+
+        options = {name: params[name] for name in ("length", "reverse", "unroll")}
+        carry, stacked = lax.scan(step, inputs[count : count + carried], inputs[count + carried :], **options)
+        return [*carry, *stacked]
+
+    def _with_derivative(
+        self, equation: JaxprEqn, function: Callable[..., list[Any]], frame: Frame, inputs: list[Any]
+    ) -> list[Any]:
+        """Calls a function with the derivative that the network gives of it."""
+        count = equation.params["num_consts"]
+        jaxpr, constants, zeros = derivative(equation)
+        rule = self._inner(ClosedJaxpr(jaxpr, constants), frame)
+        with_tangent = [differentiable(v) for v in equation.invars[count:]]
+        call = jax.custom_jvp(partial(function, *inputs[:count]))
+
+        @call.defjvp
+        def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+            nonzero = [tangent for tangent, has in zip(tangents, with_tangent, strict=True) if has]
+            results = rule(*primals, *nonzero)
+            outputs, found = results[: len(zeros)], iter(results[len(zeros) :])
+            return outputs, [
+                np.zeros(jnp.shape(y), jax.dtypes.float0 if not jnp.issubdtype(y.dtype, jnp.inexact) else y.dtype)
+                if zero
+                else next(found)
+                for y, zero in zip(outputs, zeros, strict=True)
+            ]
+
+        return call(*inputs[count:])
+
+
+def _gone(tracer: Tracer, components: Components, alive: Alive, known: Collection[Path]) -> np.ndarray:
+    """Which components have gone; the last entry is for what is fixed."""
+    gone = np.zeros(components.of_atom.max() + 2, bool)
+    for (path, axis), left in alive.items():
+        if path in tracer.variables:
+            gone[components.of(tracer.variables[path].dims[axis].labels[~left])] = True
+    for path in tracer.variables.keys() & set(known):
+        for axis, dim in enumerate(tracer.variables[path].dims):
+            left = alive.get((path, axis), np.ones(len(dim.labels), bool))
+            if not np.array_equal(~gone[components.of(dim.labels)], left):
+                raise ValueError(
+                    f"this call of the network ties other elements of {'/'.join(path)}, dimension {axis}, than those "
+                    "that have gone."
+                )
+    for labels, reason in tracer.atoms.unsized:
+        if gone[components.of(labels)].any():
+            raise ValueError(f"this call of the network cannot do without what has gone: {reason}.")
+    return gone
