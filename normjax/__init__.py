@@ -24,6 +24,8 @@ _PUBLIC = {
     "materialize": "normjax.inference",
     "nnx": "normjax.nnx",
     "precise_statistics": "normjax.inference",
+    "prune": "normjax.pruning",
+    "pruning": "normjax.pruning",
     "reference_pass": "normjax.inference",
 }
 
@@ -46,11 +48,13 @@ __all__ = [
     "materialize",
     "nnx",
     "precise_statistics",
+    "prune",
+    "pruning",
     "reference_pass",
 ]
 
 if TYPE_CHECKING:
-    from normjax import functional, inference, linen, nnx
+    from normjax import functional, inference, linen, nnx, pruning
     from normjax.inference import fold, initialize_from_batch, materialize, precise_statistics, reference_pass
     from normjax.linen import (
         BatchNorm,
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
         make_norm,
         make_weight_norm,
     )
+    from normjax.pruning import prune
 
 
 def __getattr__(name: str) -> Any:

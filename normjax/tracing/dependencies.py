@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,10 +33,31 @@ class Frame:
 
     values: dict[Var, Value] = field(default_factory=dict)
     calls: dict[int, list["Frame"]] = field(default_factory=dict)
+    repeated: bool = False  # in a loop, a branch or a derivative
 
     def value(self, v: Any) -> Value:
         """What is known of a variable or literal of the jaxpr."""
         return constant(v.val) if isinstance(v, Literal) else self.values[v]
+
+
+class Tap(NamedTuple):
+    """Where a kernel reads activations."""
+
+    frame: Frame
+    equation: int  # in the frame
+    operand: int
+    axis: int
+    value: Value
+
+    @property
+    def dim(self) -> Dim:
+        """The features that it sums over."""
+        return self.value.dims[self.axis]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the activations."""
+        return self.value.shape
 
 
 @dataclass
@@ -49,6 +70,7 @@ class Tracer:
       order: paths in the order in which the program reads them.
       produced: dimensions of variables that make the features of an output, as those of a kernel.
       consumed: dimensions of variables over which features are summed.
+      taps: where that is, outside of loops and branches.
     """
 
     atoms: Atoms = field(default_factory=Atoms)
@@ -56,32 +78,44 @@ class Tracer:
     order: dict[Path, None] = field(default_factory=dict)
     produced: set[Origin] = field(default_factory=set)
     consumed: set[Origin] = field(default_factory=set)
+    taps: list[Tap] = field(default_factory=list)
+    _place: tuple[Frame, int] | None = None  # of the equation that is followed
 
-    def follow(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value]) -> tuple[list[Value], Frame]:
+    def follow(
+        self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value], *, repeated: bool = False
+    ) -> tuple[list[Value], Frame]:
         """Carries the dimensions of the inputs through a jaxpr.
 
         Args:
           jaxpr: the program.
           constants: its constants.
           inputs: what is known of its inputs.
+          repeated: whether it runs more or less often than once.
         """
         # Registers its rules.
         from normjax.tracing import linear_rules, shape_rules  # noqa: F401
 
         frame = Frame(dict(zip(jaxpr.constvars, (self.constant(value) for value in constants), strict=True)))
+        frame.repeated = repeated
         frame.values.update(zip(jaxpr.invars, inputs, strict=True))
         for number, equation in enumerate(jaxpr.eqns):
             values = [frame.value(v) for v in equation.invars]
             for value in values:
                 self.order.update((dim.origin.path, None) for dim in value.dims if dim.origin is not None)
+            self._place = None if frame.repeated else (frame, number)
             outputs = self._step(equation, values, frame, number)
             frame.values.update(zip(equation.outvars, outputs, strict=True))
         return [frame.value(v) for v in jaxpr.outvars], frame
 
+    def tap(self, operand: int, axis: int, value: Value) -> None:
+        """Notes that the equation sums over a dimension of an operand that is no variable."""
+        if self._place is not None:
+            self.taps.append(Tap(*self._place, operand, axis, value))
+
     def _step(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
         name = equation.primitive.name
         if (called := inlined(equation)) is not None:
-            outputs, inner = self.follow(called.jaxpr, called.consts, inputs)
+            outputs, inner = self.follow(called.jaxpr, called.consts, inputs, repeated=frame.repeated)
             frame.calls[number] = [inner]
             if name == "custom_jvp_call" and not self.atoms.sizes_only:  # a derivative may call its own function
                 frame.calls[number].append(self._derivative(equation, inputs, outputs))
@@ -95,7 +129,8 @@ class Tracer:
         return self.unknown(equation, inputs)
 
     def _branches(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
-        followed = [self.follow(b.jaxpr, b.consts, inputs[1:]) for b in equation.params["branches"]]
+        branches = equation.params["branches"]
+        followed = [self.follow(b.jaxpr, b.consts, inputs[1:], repeated=True) for b in branches]
         frame.calls[number] = [inner for _, inner in followed]
         outputs = followed[0][0]
         for others, _ in followed[1:]:
@@ -110,7 +145,7 @@ class Tracer:
         steps = [Value(value.dims[1:], value.null) for value in stacked]
         # The body is followed with the labels of the first step, and what it carries on is tied to them.
         carry = [_doubtful(value) for value in carry]
-        outputs, inner = self.follow(body.jaxpr, body.consts, [*constants, *carry, *steps])
+        outputs, inner = self.follow(body.jaxpr, body.consts, [*constants, *carry, *steps], repeated=True)
         frame.calls[number] = [inner]
         ends = [self.joined(a, b, "scan carries it") for a, b in zip(carry, outputs[:carried], strict=True)]
         length = Dim(np.full(equation.params["length"], FIXED), zero=False)
@@ -123,7 +158,7 @@ class Tracer:
         primals = inputs[count:]
         tangents = [value for value, v in zip(primals, equation.invars[count:], strict=True) if differentiable(v)]
         before, self.atoms.sizes_only = self.atoms.sizes_only, True
-        results, frame = self.follow(jaxpr, constants, [*primals, *tangents])
+        results, frame = self.follow(jaxpr, constants, [*primals, *tangents], repeated=True)
         self.atoms.sizes_only = before
         nonzero = [value for value, zero in zip(outputs, zeros, strict=True) if not zero]
         for a, b in zip([*outputs, *nonzero], results, strict=True):

@@ -86,7 +86,7 @@ def product(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list
     (left_summed, right_summed), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = inputs
     for i, j in zip(left_summed, right_summed, strict=True):
-        _summed(tracer, left.dims[i], right.dims[j], "dot_general")
+        _summed(tracer, inputs, (i, j), "dot_general")
     dims = [
         Dim(tracer.atoms.tie(a.labels, b.labels, "a product with what is fixed"), a.zero or b.zero)
         for a, b in zip((left.dims[i] for i in left_batch), (right.dims[j] for j in right_batch), strict=True)
@@ -98,11 +98,15 @@ def product(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list
     return [Value(tuple(dims), left.null or right.null)]
 
 
-def _summed(tracer: Tracer, a: Dim, b: Dim, name: str) -> None:
-    labels = tracer.atoms.tie(a.labels, b.labels, f"{name} over what is fixed")
-    if not (a.zero or b.zero):
+def _summed(tracer: Tracer, inputs: Sequence[Value], axes: tuple[int, int], name: str) -> None:
+    dims = [value.dims[axis] for value, axis in zip(inputs, axes, strict=True)]
+    labels = tracer.atoms.tie(dims[0].labels, dims[1].labels, f"{name} over what is fixed")
+    if not any(dim.zero for dim in dims):
         tracer.atoms.hold(labels, f"{name} over it")
-    tracer.consumed.update(dim.origin for dim in (a, b) if dim.origin is not None)
+    tracer.consumed.update(dim.origin for dim in dims if dim.origin is not None)
+    for operand, (dim, other) in enumerate((dims, dims[::-1])):
+        if dim.origin is None and other.origin is not None:
+            tracer.tap(operand, axes[operand], inputs[operand])
 
 
 @rule("conv_general_dilated")
@@ -119,7 +123,7 @@ def convolution(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
     summed = kernel.dims[numbers.rhs_spec[1]]
     labels, zero = features.labels, features.zero
     if groups == 1:
-        _summed(tracer, channels, summed, "a convolution")
+        _summed(tracer, inputs, (numbers.lhs_spec[1], numbers.rhs_spec[1]), "a convolution")
     else:
         tracer.atoms.hold(summed.labels, "channels of a group", sized=False)
         inside = channels.labels.reshape(groups, -1)

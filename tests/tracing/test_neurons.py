@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from pruning_cases import DenseNet, draw, initialised, masked, networks, ours, some_left
+from network_cases import DenseNet, draw, initialised, masked, networks, ours, some_left
 
 import normjax
 from normjax.inference.shrink import Shrunken

@@ -1,0 +1,26 @@
+"""Neurons of a network, what they are worth, and networks without the worthless ones."""
+
+from normjax.pruning.activations import ActivationSums, measure_activations
+from normjax.pruning.debias import DEBIASES, debiased, layer_bias
+from normjax.pruning.prune import Pruned, prune
+from normjax.pruning.scores import SCORES, score
+from normjax.pruning.select import everything, same_share, without_lowest
+from normjax.tracing.neurons import Group, Neurons, trace
+
+__all__ = [
+    "DEBIASES",
+    "SCORES",
+    "ActivationSums",
+    "Group",
+    "Neurons",
+    "Pruned",
+    "debiased",
+    "everything",
+    "layer_bias",
+    "measure_activations",
+    "prune",
+    "same_share",
+    "score",
+    "trace",
+    "without_lowest",
+]

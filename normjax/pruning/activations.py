@@ -1,0 +1,220 @@
+"""What the neurons of a network do on data: their activations, and how the loss depends on them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal
+
+from normjax.tracing import capture, leaf_paths
+from normjax.tracing.dependencies import Frame, Tap, follow
+from normjax.tracing.known import bind
+from normjax.tracing.neurons import Neurons
+from normjax.tracing.program import inlined
+
+Loss = Callable[[Any, Any], jax.Array]  # outputs and targets -> the loss of each example
+
+
+class ActivationSums(NamedTuple):
+    """Of the neurons of a group, over all examples and positions, (neurons,)."""
+
+    examples: int
+    values: float  # of each neuron
+    mean: np.ndarray
+    m2: np.ndarray  # sums of squared deviations from the mean
+    absolute: np.ndarray  # sums of magnitudes
+    zeros: np.ndarray  # how many values are 0
+    taylor: np.ndarray  # sum over examples of |mean over positions of a dL/da|
+    gate: np.ndarray  # sum over batches of (dL/dg)^2, g = 1 a factor of the neuron
+
+
+class _Read(NamedTuple):
+    """A place where a kernel reads the neurons of one group or several."""
+
+    tap: Tap
+    groups: dict[str, np.ndarray]  # which neuron each element of the dimension is; -1: none of the group
+
+
+def measure_activations(
+    model: Any, variables: Any, neurons: Neurons, batches: Iterable[tuple[Any, Any]], loss: Loss, **options: Any
+) -> dict[str, ActivationSums]:
+    r"""Measures what the neurons of a network do, in one pass forward and back over some data.
+
+    Wherever a kernel reads activations, they are multiplied by gates g = 1, one for each example and neuron:
+
+    .. math:: \partial L / \partial g_i = \sum_{hw} a_i\, \partial L / \partial a_i .
+
+    What several kernels read of a neuron adds up. A neuron that is read in a loop or a branch only is not measured.
+
+    Args:
+      model: as for ``trace``.
+      variables: its variables.
+      neurons: as ``trace`` found them.
+      batches: pairs of inputs, with the examples along the first dimension, and targets.
+      loss: of each example, given outputs and targets.
+      **options: keyword arguments of the model at inference, for example ``train=False``.
+
+    Returns:
+      Sums for each group that is measured.
+
+    Raises:
+      ValueError: there is no batch.
+    """
+    programs: dict[Any, Any] = {}
+    totals: dict[str, ActivationSums] = {}
+    for inputs, targets in batches:
+        # One program for each size of batch.
+        size = jnp.shape(inputs)
+        if size not in programs:
+            programs[size] = _compile(model, variables, neurons, inputs, loss, options)
+        run, reads = programs[size]
+        gradients, values = jax.device_get(run(variables, inputs, targets))
+        for name, sums in _by_neuron(neurons, reads, gradients, values, size[0]).items():
+            totals[name] = sums if name not in totals else _together(totals[name], sums)
+    if not programs:
+        raise ValueError("batches is empty; scores of activations need one batch or more.")
+    return totals
+
+
+def _compile(
+    model: Any, variables: Any, neurons: Neurons, inputs: Any, loss: Loss, options: Mapping[str, Any]
+) -> tuple[Callable[..., Any], list[_Read]]:
+    program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs, **options)
+    tracer, _, frame = follow(program)
+    found = tracer.atoms.components()
+    numbers: dict[int, tuple[str, int]] = {}
+    for group in neurons.groups:
+        member = group.members[0]
+        of_element = found.of(tracer.variables[member.path].dims[member.axis].labels)
+        numbers |= {int(of_element[index]): (group.name, i) for i, index in enumerate(member.indices[:, 0])}
+    reads = []
+    for tap in tracer.taps:
+        places = [numbers.get(component, ("", -1)) for component in found.of(tap.dim.labels).tolist()]
+        groups = {
+            name: np.array([number if of == name else -1 for of, number in places])
+            for name in dict.fromkeys(name for name, _ in places if name)
+        }
+        if groups:
+            reads.append(_Read(tap, groups))
+
+    def run(variables: Any, inputs: Any, targets: Any) -> Any:
+        def losses(gates: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+            gated = _Gated(reads, gates)
+            whole = ClosedJaxpr(program.jaxpr, program.constants)
+            outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)])
+            return loss(jax.tree.unflatten(jax.tree.structure(program.output), outputs), targets).sum(), gated.seen
+
+        shapes = [_gate_shape(read.tap, len(inputs)) for read in reads]
+        gradients, seen = jax.grad(losses, has_aux=True)([jnp.ones(shape) for shape in shapes])
+        flat = [g.reshape(g.shape[0], -1) for g in gradients]
+        return flat, [_values(a, read.tap.axis) for a, read in zip(seen, reads, strict=True)]
+
+    return jax.jit(run), reads
+
+
+def _gate_shape(tap: Tap, examples: int) -> tuple[int, ...]:
+    """One gate for each example and element, where the first dimension is that of the examples."""
+    operand = tap.shape
+    shape = [size if axis == tap.axis else 1 for axis, size in enumerate(operand)]
+    if tap.axis != 0 and operand[0] == examples:
+        shape[0] = examples
+    return tuple(shape)
+
+
+class _Gated:
+    """Runs a program with gates where kernels read activations."""
+
+    def __init__(self, reads: Sequence[_Read], gates: Sequence[jax.Array]):
+        self._gates = {(id(r.tap.frame), r.tap.equation, r.tap.operand): g for r, g in zip(reads, gates, strict=True)}
+        self._order = {place: number for number, place in enumerate(self._gates)}
+        self.seen: list[Any] = [None] * len(self._gates)
+
+    def run(self, program: ClosedJaxpr, frame: Frame, inputs: Sequence[Any]) -> list[Any]:
+        jaxpr = program.jaxpr
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *inputs], strict=True))
+
+        def read(v: Any) -> Any:
+            return v.val if isinstance(v, Literal) else values[v]
+
+        for number, equation in enumerate(jaxpr.eqns):
+            operands = [read(v) for v in equation.invars]
+            for index, operand in enumerate(operands):
+                place = (id(frame), number, index)
+                if place in self._gates:
+                    self.seen[self._order[place]] = jax.lax.stop_gradient(operand)
+                    operands[index] = operand * self._gates[place].astype(operand.dtype)
+            called, inner = inlined(equation), frame.calls.get(number, [])
+            if called is not None and self._within(inner[0]):
+                outputs = self.run(called, inner[0], operands)
+            else:
+                outputs = bind(equation, operands)
+            values.update(zip(equation.outvars, outputs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _within(self, frame: Frame) -> bool:
+        """Whether there is a gate in a call, or in one that it makes."""
+        inside = any(key == id(frame) for key, *_ in self._gates)
+        return inside or any(self._within(inner) for calls in frame.calls.values() for inner in calls[:1])
+
+
+def _values(a: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    """Mean, squared deviations, magnitudes and zeros of each element of a dimension, over all others."""
+    a = a.astype(jnp.float32)
+    others = tuple(i for i in range(a.ndim) if i != axis)
+    mean = a.mean(others, keepdims=True)
+    return mean.reshape(-1), ((a - mean) ** 2).sum(others), jnp.abs(a).sum(others), (a == 0).sum(others)
+
+
+def _by_neuron(
+    neurons: Neurons, reads: Sequence[_Read], gradients: Any, values: Any, examples: int
+) -> dict[str, ActivationSums]:
+    """Sums of one batch, of all places where a neuron is read."""
+    sums: dict[str, ActivationSums] = {}
+    for group in neurons.groups:
+        taylor = gate = np.zeros((1, group.size))
+        parts: list[ActivationSums] = []
+        for read, gradient, of_element in zip(reads, gradients, values, strict=True):
+            if group.name not in read.groups:
+                continue
+            number = read.groups[group.name]
+            chosen = np.flatnonzero(number >= 0)
+            # A neuron may have several elements, as the positions of a feature map that was flattened.
+            order = chosen[np.argsort(number[chosen], kind="stable")].reshape(group.size, -1)
+            each = math.prod(read.tap.shape) // read.tap.shape[read.tap.axis]
+            positions = max(each * order.shape[1] / examples, 1)
+            change = np.asarray(gradient, np.float64)[:, order].sum(2)
+            gate, taylor = gate + change, taylor + change / positions
+            mean, m2, absolute, zeros = (np.asarray(x, np.float64)[order] for x in of_element)
+            middle = mean.mean(1)
+            spread = m2.sum(1) + each * ((mean - middle[:, None]) ** 2).sum(1)
+            none = np.zeros(group.size)
+            parts.append(
+                ActivationSums(
+                    examples, each * order.shape[1], middle, spread, absolute.sum(1), zeros.sum(1), none, none
+                )
+            )
+        if parts:
+            whole = reduce(_together, parts)
+            gates = (gate.sum(0) / examples) ** 2
+            sums[group.name] = whole._replace(examples=examples, taylor=np.abs(taylor).sum(0), gate=gates)
+    return sums
+
+
+def _together(a: ActivationSums, b: ActivationSums) -> ActivationSums:
+    """Sums of both, as ``Moments`` are merged."""
+    values = a.values + b.values
+    delta = b.mean - a.mean
+    return ActivationSums(
+        a.examples + b.examples,
+        values,
+        a.mean + delta * b.values / values,
+        a.m2 + b.m2 + delta**2 * a.values * b.values / values,
+        a.absolute + b.absolute,
+        a.zeros + b.zeros,
+        a.taylor + b.taylor,
+        a.gate + b.gate,
+    )

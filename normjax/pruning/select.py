@@ -1,0 +1,85 @@
+"""Which neurons go: those with the lowest scores of all layers together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Kept = dict[str, tuple[int, ...]]  # the neurons that stay, by group
+
+
+def everything(sizes: Mapping[str, int]) -> Kept:
+    """All neurons of all groups."""
+    return {name: tuple(range(size)) for name, size in sizes.items()}
+
+
+def without_lowest(
+    scores: Mapping[str, Any],
+    kept: Mapping[str, Sequence[int]],
+    count: int,
+    *,
+    min_keep: float = 0.1,
+    layer_cap: float = 0.5,
+    protected: Sequence[str] = (),
+) -> Kept:
+    """Takes the neurons with the lowest scores of all groups together.
+
+    Args:
+      scores: of all neurons of each group, the higher the better, comparable between groups.
+      kept: the neurons that are still there.
+      count: how many go; fewer where the limits leave fewer.
+      min_keep: share of a group's neurons that stays in any case, one neuron at least.
+      layer_cap: largest share of what a group still has that goes at once.
+      protected: groups that stay as they are.
+
+    Returns:
+      The neurons that stay.
+
+    Raises:
+      ValueError: a limit is out of range, or a protected group is not there.
+
+    Example:
+      >>> without_lowest({"a": [1.0, 2.0, 9.0], "b": [3.0, 8.0]}, everything({"a": 3, "b": 2}), 2)
+      {'a': (1, 2), 'b': (1,)}
+    """
+    for name, share in (("min_keep", min_keep), ("layer_cap", layer_cap)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share:g} is out of range; use 0 to 1.")
+    if unknown := [name for name in protected if name not in scores]:
+        raise ValueError(f"protected={unknown[0]!r} is no group of neurons; use {', '.join(scores)}.")
+    free, candidates = {}, []
+    for name, values in scores.items():
+        if name in protected:
+            continue
+        left, least = len(kept[name]), max(1, math.ceil(min_keep * len(values)))
+        free[name] = min(left - least, max(1, math.floor(layer_cap * left)))
+        candidates += [(float(values[index]), name, index) for index in kept[name]]
+    gone: dict[str, set[int]] = {name: set() for name in scores}
+    # Equal scores: the first of the first group, so that the choice is the same each time.
+    for _, name, index in sorted(candidates, key=lambda candidate: candidate[0]):
+        if sum(map(len, gone.values())) == count:
+            break
+        if len(gone[name]) < free[name]:
+            gone[name].add(index)
+    return {name: tuple(index for index in kept[name] if index not in gone[name]) for name in scores}
+
+
+def same_share(scores: Mapping[str, Any], share: float) -> Kept:
+    """As large a share of each group, without a ranking of all together: the equal ratio for comparison.
+
+    Args:
+      scores: of all neurons of each group.
+      share: that goes, 0 to below 1.
+
+    Raises:
+      ValueError: the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share={share:g} is out of range; use 0 to below 1.")
+    kept = {}
+    for name, values in scores.items():
+        stays = max(1, len(values) - round(share * len(values)))
+        best = np.argsort(-np.asarray(values, np.float64), kind="stable")[:stays]
+        kept[name] = tuple(sorted(best.tolist()))
+    return kept

@@ -1,0 +1,122 @@
+"""Networks without the neurons that are worth least."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import normjax
+from normjax.models import build_model
+
+X = jnp.asarray(np.random.default_rng(3).normal(size=(4, 8, 8, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def net():
+    model = build_model("convnet", num_classes=5, norm=normjax.make_norm("batch_norm"), widths=(8, 12), dense=(16,))
+    return model, model.init(jax.random.key(0), X, train=True)
+
+
+def test_a_share_of_all_neurons_goes(net):
+    model, variables = net
+    smaller = normjax.prune(model, variables, X, share=0.25, train=False)
+    assert sum(map(len, smaller.kept.values())) == 56 - 14
+    width = len(smaller.kept["conv0_0"])
+    assert smaller.variables["params"]["conv0_0"]["kernel"].shape == (3, 3, 3, width)
+    assert smaller.variables["params"]["conv0_1"]["kernel"].shape[2] == width
+    assert smaller.variables["batch_stats"]["norm0_0"]["mean"].shape == (width,)
+    assert jnp.isfinite(smaller.apply(smaller.variables, X[:2], train=False)).all()
+
+
+def test_neurons_that_do_nothing_go_at_no_loss(net):
+    # Zero incoming weights, as structural weight normalization makes them, zero scale and bias: no output changes.
+    model, variables = net
+    dead = {"conv0_1": (1, 5, 6), "conv1_0": (0,), "dense0": (2, 3, 9, 15)}
+    variables = jax.tree.map(lambda leaf: leaf, variables)
+    for name, numbers in dead.items():
+        norm = name.replace("conv", "norm").replace("dense0", "dense_norm0")
+        kernel = variables["params"][name]["kernel"]
+        variables["params"][name]["kernel"] = kernel.at[..., jnp.array(numbers)].set(0)
+        bias = variables["params"][norm]["bias"]
+        variables["params"][norm]["bias"] = bias.at[jnp.array(numbers)].set(0)
+    smaller = normjax.prune(model, variables, X, share=8 / 56, score="l1", train=False)
+    gone = {
+        name: tuple(sorted(set(range(n)) - set(smaller.kept[name]))) for name, n in _sizes(model, variables).items()
+    }
+    assert {name: numbers for name, numbers in gone.items() if numbers} == dead
+    expected = model.apply(variables, X, train=False)
+    chex.assert_trees_all_close(smaller.apply(smaller.variables, X, train=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def _sizes(model, variables):
+    return {group.name: group.size for group in normjax.pruning.trace(model, variables, X, train=False).groups}
+
+
+def test_the_scale_of_a_layer_decides_nothing_after_debiasing(net):
+    model, variables = net
+    scaled = jax.tree.map(lambda leaf: leaf, variables)
+    scaled["params"]["conv1_0"]["kernel"] = 10 * variables["params"]["conv1_0"]["kernel"]
+    options = {"share": 0.3, "score": "l2", "train": False}
+    kept = [normjax.prune(model, v, X, debias="mean", **options).kept for v in (variables, scaled)]
+    assert kept[0] == kept[1]
+    kept = [normjax.prune(model, v, X, debias="none", **options).kept for v in (variables, scaled)]
+    assert kept[0] != kept[1]
+
+
+def test_training_goes_on_with_its_optimizer(net):
+    model, variables = net
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = jax.tree.map(jnp.ones_like, optimizer.init(variables["params"]))
+    smaller = normjax.prune(model, variables, X, kept={"conv0_0": [1, 3]}, opt_state=state, train=False)
+    assert jax.tree.map(jnp.shape, smaller.opt_state[0].trace) == jax.tree.map(jnp.shape, smaller.variables["params"])
+
+    def loss(params):
+        logits, _ = smaller.apply({**smaller.variables, "params": params}, X, train=True, mutable=["batch_stats"])
+        return (logits**2).mean()
+
+    params, before = smaller.variables["params"], loss(smaller.variables["params"])
+    for _ in range(3):
+        updates, state = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
+        params = optax.apply_updates(params, updates)
+    assert loss(params) < before
+
+
+def test_protected_layers_stay(net):
+    model, variables = net
+    smaller = normjax.prune(model, variables, X, share=0.4, protected=["conv0_0"], train=False)
+    assert smaller.kept["conv0_0"] == tuple(range(8))
+
+
+class _Sorted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(jnp.sort(nn.Dense(4)(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"share=None and kept=None: give one of them\."),
+        ({"share": 0.5, "kept": {}}, "give one of them"),
+        ({"share": 1.0}, r"share=1 is out of range; use more than 0 and less than 1\."),
+        ({"share": 0.5, "score": "taylor"}, "score='taylor' is not known"),
+        ({"share": 0.5, "score": "apoz"}, "score=apoz needs data, and there are none"),
+        ({"share": 0.5, "debias": "sum"}, "debias='sum' is not known"),
+        ({"share": 0.5, "protected": ["head"]}, "protected='head' is no group of neurons"),
+        ({"kept": {"head": [0]}}, "kept='head' is no group of neurons of this network; use conv0_0"),
+        ({"kept": {"conv0_0": [8]}}, r"kept\['conv0_0'\]=\[8\] must name one neuron or more of 0 to 7\."),
+    ],
+)
+def test_bad_input_is_named(net, options, message):
+    model, variables = net
+    with pytest.raises(ValueError, match=message):
+        normjax.prune(model, variables, X, train=False, **options)
+
+
+def test_a_network_without_neurons_to_remove_says_why():
+    model, x = _Sorted(), jnp.ones((2, 3))
+    with pytest.raises(ValueError, match="no neuron that can be removed: sort orders it; an output of the network"):
+        normjax.prune(model, model.init(jax.random.key(0), x), x, share=0.5)

@@ -1,0 +1,192 @@
+"""Scores of neurons, against their formulas in plain numpy and against derivatives taken by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from normjax.pruning import SCORES, measure_activations, score, trace
+from normjax.tracing import leaf_paths
+
+
+class Net(nn.Module):
+    """A convolution with a norm, flattened into a dense layer; every activation can be asked for."""
+
+    @nn.compact
+    def __call__(self, x):
+        a = nn.relu(nn.BatchNorm(use_running_average=True, name="norm")(nn.Conv(5, (3, 3), name="conv")(x)))
+        self.sow("intermediates", "a", a)
+        b = nn.relu(nn.Dense(7, name="dense")(a.reshape(len(x), -1)) + self.perturb("shift", jnp.zeros((len(x), 7))))
+        self.sow("intermediates", "b", b)
+        return nn.Dense(3, name="head")(b)
+
+
+class Stream(nn.Module):
+    """Two layers write to a residual stream, two read it."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(6, name="first")(x)
+        x = x + nn.Dense(6, name="second")(nn.relu(nn.Dense(4, name="inside")(x)))
+        return nn.Dense(3, name="head")(nn.relu(x))
+
+
+X = jnp.asarray(np.random.default_rng(3).normal(size=(6, 4, 4, 2)), jnp.float32)
+LABELS = jnp.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def net():
+    """The network, its variables with statistics that are not those of a fresh one, and its neurons."""
+    model = Net()
+    variables = {k: v for k, v in model.init(jax.random.key(0), X).items() if k in ("params", "batch_stats")}
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.5, leaf.shape), leaf.dtype), variables)
+    return model, variables, trace(model, variables, X)
+
+
+def each_loss(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def intermediates(model, variables):
+    _, state = model.apply(variables, X, mutable=["intermediates"])
+    return {name: np.asarray(value[0], np.float64) for name, value in state["intermediates"].items()}
+
+
+def test_scores_of_weights_are_their_formulas(net):
+    _, variables, neurons = net
+    leaves = {"/".join(path[1:]): np.asarray(leaf, np.float64) for path, leaf in leaf_paths(variables).items()}
+    conv, dense = leaves["conv/kernel"].reshape(-1, 5), leaves["dense/kernel"]
+    expected = {
+        "l1": np.abs(conv).sum(0),
+        "l2": np.linalg.norm(conv, axis=0),
+        "bn_gamma": np.abs(leaves["norm/scale"]),
+        # Kernel, bias, scale, bias of the norm, and 16 rows of the dense layer.
+        "group_magnitude": (
+            (conv**2).sum(0)
+            + leaves["conv/bias"] ** 2
+            + leaves["norm/scale"] ** 2
+            + leaves["norm/bias"] ** 2
+            + (dense.reshape(16, 5, 7) ** 2).sum((0, 2))
+        )
+        / 5,
+        "fpgm": np.array([np.linalg.norm(conv - conv[:, [i]], axis=0).sum() for i in range(5)]),
+    }
+    for name, values in expected.items():
+        assert set(SCORES) >= {name}
+        if name == "bn_gamma":
+            with pytest.raises(ValueError, match="score=bn_gamma needs a norm with a scale behind dense; use l2"):
+                score(neurons, variables, name)
+            found = SCORES[name].function(neurons.groups[0], _evidence(variables))
+        else:
+            found = score(neurons, variables, name)["conv"]
+        np.testing.assert_allclose(found, values, rtol=1e-6)
+
+
+def _evidence(variables):
+    from normjax.pruning.scores import Evidence
+
+    return Evidence(leaf_paths(variables))
+
+
+def test_a_neuron_that_two_layers_make_has_their_mean():
+    x = jnp.ones((2, 5))
+    model = Stream()
+    variables = model.init(jax.random.key(0), x)
+    neurons = trace(model, variables, x)
+    kernels = [np.abs(np.asarray(variables["params"][name]["kernel"])).sum(0) for name in ("first", "second")]
+    np.testing.assert_allclose(score(neurons, variables, "l1")["first"], np.mean(kernels, 0), rtol=1e-6)
+
+
+def test_a_copy_is_worth_nothing_to_fpgm(net):
+    _, variables, neurons = net
+    kernel = variables["params"]["conv"]["kernel"]
+    copied = jax.tree.map(lambda leaf: leaf, variables)
+    copied["params"]["conv"]["kernel"] = kernel.at[..., 1:].set(kernel[..., :1])
+    np.testing.assert_allclose(score(neurons, copied, "fpgm")["conv"], 0, atol=1e-6)
+
+
+def test_scores_of_activations_are_their_formulas(net):
+    model, variables, neurons = net
+    sums = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
+    a, b = (intermediates(model, variables)[name] for name in "ab")
+    expected = {
+        "mean_activation": (np.abs(a).mean((0, 1, 2)), np.abs(b).mean(0)),
+        "std_activation": (a.std((0, 1, 2)), b.std(0)),
+        "apoz": ((a != 0).mean((0, 1, 2)), (b != 0).mean(0)),
+    }
+    for name, (conv, dense) in expected.items():
+        found = score(neurons, variables, name, activations=sums)
+        np.testing.assert_allclose(found["conv"], conv, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found["dense"], dense, rtol=1e-5, atol=1e-7)
+
+
+def test_taylor_scores_are_derivatives_with_a_gate(net):
+    # Removing a neuron is a gate from 1 to 0: here the losses are written down as a function of the gates.
+    model, variables, neurons = net
+    sums = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
+    params, a = variables["params"], intermediates(model, variables)["a"].astype(np.float32)
+
+    def losses(gate):
+        flat = (a * gate).reshape(6, -1)
+        b = nn.relu(flat @ params["dense"]["kernel"] + params["dense"]["bias"])
+        return each_loss(b @ params["head"]["kernel"] + params["head"]["bias"], LABELS)
+
+    with jax.numpy_rank_promotion("allow"):
+        slopes = jax.jacobian(losses)(jnp.ones(5))
+    found = {name: score(neurons, variables, name, activations=sums)["conv"] for name in SCORES if "taylor" in name}
+    np.testing.assert_allclose(found["taylor_activation"], np.abs(slopes).mean(0) / 16, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found["taylor_gate"], slopes.mean(0) ** 2, rtol=1e-4, atol=1e-8)
+
+
+def test_batches_add_up(net):
+    # All but the gate's score, which is one of batches, do not depend on how the data are cut.
+    model, variables, neurons = net
+    whole = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
+    parts = measure_activations(model, variables, neurons, [(X[:4], LABELS[:4]), (X[4:], LABELS[4:])], each_loss)
+    for name in ("conv", "dense"):
+        a, b = whole[name]._replace(gate=0), parts[name]._replace(gate=0)
+        chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_read_twice_counts_twice():
+    # A stream that two layers read: its gate is on both.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
+    model = Stream()
+    variables = model.init(jax.random.key(0), x)
+    neurons = trace(model, variables, x)
+    sums = measure_activations(model, variables, neurons, [(x, jnp.array([0, 1, 2, 0]))], each_loss)
+    params = jax.tree.map(np.asarray, variables["params"])
+
+    def losses(gate):
+        first = x @ params["first"]["kernel"] + params["first"]["bias"]
+        inside = nn.relu((gate * first) @ params["inside"]["kernel"] + params["inside"]["bias"])
+        stream = first + inside @ params["second"]["kernel"] + params["second"]["bias"]
+        logits = (gate * nn.relu(stream)) @ params["head"]["kernel"] + params["head"]["bias"]
+        return each_loss(logits, jnp.array([0, 1, 2, 0]))
+
+    with jax.numpy_rank_promotion("allow"):
+        slopes = jax.jacobian(losses)(jnp.ones(6))
+    np.testing.assert_allclose(sums["first"].taylor, np.abs(slopes).sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_chance_is_the_same_each_time(net):
+    _, variables, neurons = net
+    one, again, other = (score(neurons, variables, "random", seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one["conv"], again["conv"])
+    assert (one["conv"] != other["conv"]).all()
+    assert one["conv"][0] != one["dense"][0]
+
+
+def test_bad_scores_are_refused(net):
+    model, variables, neurons = net
+    with pytest.raises(ValueError, match="score='hrank' is not known; use l1, l2"):
+        score(neurons, variables, "hrank")
+    with pytest.raises(ValueError, match="score=apoz needs data, and there are none; use one of l1, l2"):
+        score(neurons, variables, "apoz")
+    with pytest.raises(ValueError, match="batches is empty"):
+        measure_activations(model, variables, neurons, [], each_loss)
