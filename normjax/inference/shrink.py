@@ -1,5 +1,6 @@
 """A network without some of its neurons."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,8 +57,19 @@ class Shrunken:
           ValueError: a variable has another shape than what is left of the model's, or this call of the network cannot
             do without what has gone.
         """
+        return self.run(self.model.apply, variables, *args, **kwargs)
+
+    def run(self, function: Callable[..., Any], variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a function of the model's variables does, with the smaller ones.
+
+        Args:
+          function: for example one that calls ``model.apply`` and watches its layers.
+          variables: what is left of the model's.
+          *args: arrays that are traced.
+          **kwargs: taken as they are.
+        """
         shapes = {name: self._collection(name, args, kwargs) for name in variables}
-        program = capture(self.model.apply, shapes, *args, **kwargs)
+        program = capture(function, shapes, *args, **kwargs)
         resized, given = Resized(program, self._alive, self._known), leaf_paths(variables)
         for path in program.paths:
             found = jnp.shape(given[path]) if path in given else "nothing"

@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from normjax.tracing.dimensions import FIXED, Atoms, Dim, Origin, Value
-from normjax.tracing.program import Path, Program, inlined, shape_of
+from normjax.tracing.program import Path, Program, as_number, inlined, sizes_of
 
 PARAMS = "params"  # the collection whose variables are trained
 
@@ -148,7 +148,7 @@ class Tracer:
         outputs, inner = self.follow(body.jaxpr, body.consts, [*constants, *carry, *steps], repeated=True)
         frame.calls[number] = [inner]
         ends = [self.joined(a, b, "scan carries it") for a, b in zip(carry, outputs[:carried], strict=True)]
-        length = Dim(np.full(equation.params["length"], FIXED), zero=False)
+        length = Dim(np.full(as_number(equation.params["length"]), FIXED), zero=False)
         return [*ends, *(Value((length, *value.dims), value.null) for value in outputs[carried:])]
 
     def _derivative(self, equation: JaxprEqn, inputs: list[Value], outputs: list[Value]) -> Frame:
@@ -189,7 +189,7 @@ class Tracer:
         """What is not known to be followed is kept whole, and so is all that it is tied to."""
         for value in inputs:
             self.hold(value, f"{equation.primitive.name} cannot be followed", sized=False)
-        return [fixed(shape_of(v)) for v in equation.outvars]
+        return [fixed(sizes_of(v)) for v in equation.outvars]
 
     def hold(self, value: Value, reason: str, *, sized: bool = True) -> None:
         """Keeps all dimensions of a value whole."""
@@ -207,8 +207,8 @@ def follow(program: Program) -> tuple[Tracer, list[Value], Frame]:
       What was found, the outputs, and all values on the way.
     """
     tracer = Tracer()
-    inputs = [tracer.variable(path, shape_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)]
-    inputs += [fixed(shape_of(v)) for v in program.jaxpr.invars[len(inputs) :]]
+    inputs = [tracer.variable(path, sizes_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)]
+    inputs += [fixed(sizes_of(v)) for v in program.jaxpr.invars[len(inputs) :]]
     outputs, frame = tracer.follow(program.jaxpr, program.constants, inputs)
     return tracer, outputs, frame
 
@@ -220,8 +220,8 @@ def fixed(shape: tuple[int, ...]) -> Value:
 
 def constant(array: Any) -> Value:
     """A number in the program, or an array of which only the sizes and whether all is 0 matter here."""
-    number = isinstance(array, (int, float, bool, np.ndarray, np.generic))
-    null = number and np.size(array) > 0 and not np.any(array)
+    readable = isinstance(array, (int, float, bool, np.ndarray, np.generic))
+    null = readable and np.size(array) > 0 and not np.any(array)
     return fixed(np.shape(array))._replace(null=bool(null))
 
 

@@ -7,7 +7,7 @@ from jax.extend.core import JaxprEqn
 
 from normjax.tracing.dependencies import Tracer, rule
 from normjax.tracing.dimensions import FIXED, Dim, Value
-from normjax.tracing.program import shape_of
+from normjax.tracing.program import sizes_of
 
 # Of each element alone; 0 where their argument is 0.
 _ODD = {"abs", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "conj", "convert_element_type", "copy", "copy_p"}
@@ -24,7 +24,7 @@ _OTHER |= {"nan_to_num", "polygamma", "population_count", "clz", "pow", "regular
 @rule(*_ODD, *_ALL, *_ANY, *_FIRST, *_OTHER, "select_n")
 def elementwise(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Elements at the same place live or die together."""
-    name, shape = equation.primitive.name, shape_of(equation.outvars[0])
+    name, shape = equation.primitive.name, sizes_of(equation.outvars[0])
     if name == "integer_pow" and equation.params["y"] <= 0:
         name = "pow"  # not 0 where its argument is
     meant = inputs[1:] if name == "select_n" else inputs  # what the output is made of
@@ -136,7 +136,7 @@ def convolution(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
     if features.origin is not None:
         tracer.produced.add(features.origin)
     batch = image.dims[numbers.lhs_spec[0]]
-    dims = [Dim(np.full(size, FIXED), zero=False) for size in shape_of(equation.outvars[0])]
+    dims = [Dim(np.full(size, FIXED), zero=False) for size in sizes_of(equation.outvars[0])]
     dims[numbers.out_spec[0]] = batch._replace(origin=None)
     dims[numbers.out_spec[1]] = Dim(labels, zero)
     return [Value(tuple(dims), image.null or kernel.null)]
@@ -148,7 +148,7 @@ def window(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[
     params = equation.params
     value = inputs[0]
     dims = []
-    for axis, (dim, size) in enumerate(zip(value.dims, shape_of(equation.outvars[0]), strict=True)):
+    for axis, (dim, size) in enumerate(zip(value.dims, sizes_of(equation.outvars[0]), strict=True)):
         plain = (1, 1, (0, 0), 1, 1)
         of_axis = (
             params["window_dimensions"][axis],

@@ -9,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters import partial_eval
 
 Path = tuple[str, ...]
+_STAND_IN = 7  # no product of it is mistaken for a size of 1
 
 # Primitives that only call a program, and the parameter that holds it.
 _CALLS = {
@@ -66,6 +67,16 @@ def nested(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 def shape_of(v: Any) -> tuple[int, ...]:
     """Shape of a variable of a jaxpr."""
     return v.aval.shape
+
+
+def sizes_of(v: Any) -> tuple[int, ...]:
+    """The same in numbers: a size that is left open, as in an export, has a number that stands in for it."""
+    return tuple(map(as_number, shape_of(v)))
+
+
+def as_number(size: Any) -> int:
+    """A size, or what stands in for one that is left open."""
+    return size if isinstance(size, int) else int(size._evaluate(dict.fromkeys(size._get_vars(), _STAND_IN)))
 
 
 def dtype_of(v: Any) -> Any:

@@ -10,6 +10,7 @@ from jax.extend.core import JaxprEqn
 
 from normjax.tracing.dimensions import Dim, Value
 from normjax.tracing.known import bind
+from normjax.tracing.program import shape_of
 
 
 class Step(NamedTuple):
@@ -27,7 +28,12 @@ class Step(NamedTuple):
 
     def shape(self) -> tuple[int, ...]:
         """What is left of the sizes of the output."""
-        return sizes(self.after[0], self.alive)
+        traced = shape_of(self.equation.outvars[0])
+        # Where all is left a size may be open.
+        return tuple(
+            size if self.alive(dim).all() else self.size(dim)
+            for size, dim in zip(traced, self.after[0].dims, strict=True)
+        )
 
     def run(self, **changed: Any) -> list[Any]:
         """The outputs with some parameters changed."""
@@ -50,20 +56,22 @@ def cut(array: Any, alive: Sequence[np.ndarray]) -> Any:
 
 
 def _slice(step: Step) -> list[Any]:
-    (array,), params = step.inputs, step.equation.params
-    strides = params["strides"] or (1,) * array.ndim
+    params = step.equation.params
+    starts, limits = list(params["start_indices"]), list(params["limit_indices"])
+    strides = list(params["strides"] or (1,) * len(starts))
+    array = step.inputs[0]
     for axis, dim in enumerate(step.before[0].dims):
         left = step.alive(dim)
-        place = np.cumsum(left) - 1  # of those that are left
-        taken = np.arange(len(left))[params["start_indices"][axis] : params["limit_indices"][axis] : strides[axis]]
-        taken = place[taken[left[taken]]]
-        if len(taken) == array.shape[axis]:
+        if left.all():
             continue
-        if len(taken) and (np.diff(taken) == 1).all():
-            array = lax.slice_in_dim(array, int(taken[0]), int(taken[-1]) + 1, axis=axis)
-        else:
-            array = jnp.take(array, taken, axis)
-    return [array]
+        place = np.cumsum(left) - 1  # of those that are left
+        taken = np.arange(len(left))[starts[axis] : limits[axis] : strides[axis]]
+        taken = place[taken[left[taken]]]
+        if (np.diff(taken) != 1).any():
+            array, taken = jnp.take(array, taken, axis), np.arange(len(taken))
+        starts[axis] = int(taken[0]) if len(taken) else 0
+        limits[axis], strides[axis] = starts[axis] + len(taken), 1
+    return [lax.slice(array, starts, limits, strides)]
 
 
 def _pad(step: Step) -> list[Any]:

@@ -8,13 +8,13 @@ from jax.extend.core import JaxprEqn
 
 from normjax.tracing.dependencies import Tracer, fixed, rule
 from normjax.tracing.dimensions import FIXED, Dim, Labels, Value
-from normjax.tracing.program import shape_of
+from normjax.tracing.program import as_number, sizes_of
 
 
 @rule("broadcast_in_dim")
 def broadcast(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Dimensions that it makes go with whatever they meet."""
-    value, axes, shape = inputs[0], equation.params["broadcast_dimensions"], shape_of(equation.outvars[0])
+    value, axes, shape = inputs[0], equation.params["broadcast_dimensions"], sizes_of(equation.outvars[0])
     dims = [Dim(tracer.atoms.weak(size), value.null) for size in shape]
     for dim, axis in zip(value.dims, axes, strict=True):
         if len(dim.labels) == shape[axis]:
@@ -54,7 +54,7 @@ def rev(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Val
 @rule("reshape")
 def reshape(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Splits and joins dimensions, of which one at most can lose elements."""
-    value, shape = inputs[0], shape_of(equation.outvars[0])
+    value, shape = inputs[0], sizes_of(equation.outvars[0])
     if equation.params["dimensions"] is not None or 0 in shape:
         return tracer.unknown(equation, inputs)
     dims: list[Dim] = []
@@ -172,7 +172,7 @@ def unstack(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list
 def tile(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Elements that repeat live or die together."""
     del tracer
-    (value,), shape = inputs, shape_of(equation.outvars[0])
+    (value,), shape = inputs, sizes_of(equation.outvars[0])
     dims = []
     for dim, size in zip(value.dims, shape, strict=True):
         same = size == len(dim.labels)
@@ -185,7 +185,8 @@ def pad(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Val
     """Elements that are added go with whatever they meet."""
     value, filling = inputs
     dims = []
-    for dim, (low, high, inside) in zip(value.dims, equation.params["padding_config"], strict=True):
+    for dim, padding in zip(value.dims, equation.params["padding_config"], strict=True):
+        low, high, inside = map(as_number, padding)
         if low == high == inside == 0:
             dims.append(dim._replace(zero=dim.zero and filling.null, origin=None))
             continue
@@ -219,7 +220,7 @@ def split(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[V
     """All elements, in parts."""
     del tracer
     (value,), along = inputs, equation.params["axis"]
-    ends = np.cumsum(equation.params["sizes"])[:-1]
+    ends = np.cumsum([as_number(size) for size in equation.params["sizes"]])[:-1]
     return [
         Value(tuple(Dim(labels, dim.zero) if axis == along else dim for axis, dim in enumerate(value.dims)), value.null)
         for labels in np.split(value.dims[along].labels, ends)
@@ -231,7 +232,7 @@ def made(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     """Positions and noise, of which those are left that go with what is left."""
     for value in inputs:
         tracer.hold(value, "keys of noise", sized=False)
-    return [Value(tuple(Dim(tracer.atoms.weak(size), zero=False) for size in shape_of(equation.outvars[0])))]
+    return [Value(tuple(Dim(tracer.atoms.weak(size), zero=False) for size in sizes_of(equation.outvars[0])))]
 
 
 @rule("random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "axis_index", "platform_index")
@@ -239,13 +240,13 @@ def keys(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     """Keys and numbers that no variable decides."""
     for value in inputs:
         tracer.hold(value, "keys of noise", sized=False)
-    return [fixed(shape_of(v)) for v in equation.outvars]
+    return [fixed(sizes_of(v)) for v in equation.outvars]
 
 
 @rule("dynamic_slice")
 def dynamic_slice(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Keeps the dimensions of which it takes all."""
-    value, shape = inputs[0], shape_of(equation.outvars[0])
+    value, shape = inputs[0], sizes_of(equation.outvars[0])
     return [
         Value(tuple(_whole(tracer, dim, size, "dynamic_slice") for dim, size in zip(value.dims, shape, strict=True)))
     ]
@@ -278,9 +279,9 @@ def gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[
     kept = [axis for axis in range(len(value.dims)) if axis not in gone]
     for axis in gone:
         tracer.atoms.hold(value.dims[axis].labels, "looked up", sized=False)
-    dims = list(fixed(shape_of(equation.outvars[0])).dims)
+    dims = list(fixed(sizes_of(equation.outvars[0])).dims)
     for axis, place in zip(kept, numbers.offset_dims, strict=True):
-        dims[place] = _whole(tracer, value.dims[axis], sizes[axis], "gather")
+        dims[place] = _whole(tracer, value.dims[axis], as_number(sizes[axis]), "gather")
     return [Value(tuple(dims))]
 
 
@@ -297,7 +298,7 @@ def all_gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> l
     params, outputs = equation.params, []
     along = params["all_gather_dimension"]
     for value, v in zip(inputs, equation.outvars, strict=True):
-        row = Dim(np.full(shape_of(v)[along], FIXED), zero=False)
+        row = Dim(np.full(sizes_of(v)[along], FIXED), zero=False)
         dims = list(value.dims)
         if params["tiled"]:
             tracer.atoms.hold(dims[along].labels, "gathered along it", sized=False)
@@ -320,6 +321,6 @@ def sort(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     outputs = []
     for v in equation.outvars:
         dims = list(others.dims)
-        dims[along] = Dim(np.full(shape_of(v)[along], FIXED), zero=False)
+        dims[along] = Dim(np.full(sizes_of(v)[along], FIXED), zero=False)
         outputs.append(Value(tuple(dims)))
     return outputs

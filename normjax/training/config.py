@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from normjax.data.options import DataConfig, StreamConfig
@@ -28,6 +29,10 @@ class ModelConfig(Section):
     dense: tuple[Annotated[int, Field(ge=1)], ...] = Field((64,), description="hidden dense layers of the convnet")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the computation")
     num_classes: int | None = Field(None, ge=2, description="outputs; None: the classes of the data set")
+    # Written by normjax prune; too long for a command line.
+    kept: Annotated[dict[str, tuple[Annotated[int, Field(ge=0)], ...]], tyro.conf.Suppress] = Field(
+        {}, description="neurons of a pruned network, by the layer that makes them; layers not named are whole"
+    )
 
 
 class NormConfig(Section):
@@ -224,6 +229,15 @@ class TrainConfig(Section):
             raise ValueError(
                 "weight_norm.initialize_from goes with norms that need no reference batch, and "
                 f"norm.name={self.norm.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_are_plain(self) -> "TrainConfig":
+        if self.model.kept and (self.weight_norm.name != "none" or self.proximal.penalty != "none"):
+            raise ValueError(
+                "model.kept is of a network with plain kernels, and "
+                f"weight_norm.name={self.weight_norm.name}, proximal.penalty={self.proximal.penalty}"
             )
         return self
 

@@ -1,6 +1,7 @@
 """Where in a training step the first value arose that is not finite."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from normjax.inference import Shrunken
 from normjax.linen.statistics import REFERENCE_STATS
 from normjax.training.reference import reference_statistics
 from normjax.training.session import Session
@@ -57,8 +59,9 @@ def _make_probe(session: Session, places: list[str]) -> Callable[[TrainState, di
             note("the statistics of the reference batch", statistics)
         layers: list[str] = []
 
-        def loss(params: Any) -> tuple[jax.Array, Any]:
+        def watched(variables: Any, x: jax.Array, mask: jax.Array | None) -> Any:
             outputs: list[jax.Array] = []
+            layers.clear()
 
             def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
                 output = call(*args, **kwargs)
@@ -67,14 +70,14 @@ def _make_probe(session: Session, places: list[str]) -> Callable[[TrainState, di
                     outputs.append(all_finite(output))
                 return output
 
+            moved = [name for name in model_state if name != REFERENCE_STATS]
+            network = model.model if isinstance(model, Shrunken) else model
             with nn.intercept_methods(watch):
-                logits, updated = model.apply(
-                    {**model_state, "params": params},
-                    pixels,
-                    train=True,
-                    mask=batch.get("mask"),
-                    mutable=[name for name in model_state if name != REFERENCE_STATS],
-                )
+                return network.apply(variables, x, train=True, mask=mask, mutable=moved), outputs
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            run = partial(model.run, watched) if isinstance(model, Shrunken) else watched
+            (logits, updated), outputs = run({**model_state, "params": params}, pixels, batch.get("mask"))
             return mean_loss(logits, batch, config.label_smoothing), (outputs, updated)
 
         (value, (outputs, updated)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -12,9 +12,10 @@ from flax import linen as nn
 
 from normjax.data.source import DatasetInfo
 from normjax.errors import UserError
-from normjax.inference import initialize_from_batch
+from normjax.inference import Shrunken, initialize_from_batch
 from normjax.linen.statistics import REFERENCE_STATS
 from normjax.models import build_model
+from normjax.tracing.neurons import trace
 from normjax.training.config import TrainConfig
 from normjax.training.optimizer import make_optimizer, make_proximal, make_schedule
 from normjax.training.parallel import DataParallel
@@ -28,7 +29,7 @@ class Session(NamedTuple):
 
     config: TrainConfig
     info: DatasetInfo
-    model: nn.Module
+    model: Any  # a Linen module, or Shrunken
     optimizer: optax.GradientTransformation
     parallel: DataParallel
     total_steps: int
@@ -139,7 +140,7 @@ def build_session(
     norm = config.norm.factory()
     groups = _groups(config.norm.sync_devices, len(parallel.devices)) if training else None
     try:
-        model = build_model(
+        model: Any = build_model(
             config.model.name,
             num_classes=classes,
             norm=lambda **fields: norm(axis_name=AXIS, axis_index_groups=groups, **fields),
@@ -148,6 +149,8 @@ def build_session(
             dense=config.model.dense,
             dtype=jnp.dtype(config.model.dtype),
         )
+        if config.model.kept:
+            model = _without_neurons(model, config, info)
     except ValueError as error:
         raise UserError(f"model.{error}") from error
     total_steps = math.ceil(config.epochs * info.train_examples / config.batch_size)
@@ -176,6 +179,16 @@ def build_session(
     return Session(
         config, info, model, optimizer, parallel, total_steps, train_step, eval_step, refresh=refresh, ready=ready
     )
+
+
+def _without_neurons(model: nn.Module, config: TrainConfig, info: DatasetInfo) -> Shrunken:
+    """The network with the neurons that ``model.kept`` names."""
+    image = jnp.zeros((1, *info.image_shape))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
+    if config.has_reference:
+        scale = Images(info.mean, info.std).scale
+        variables[REFERENCE_STATS] = jax.eval_shape(lambda v: first_statistics(model, v, image, scale, AXIS), variables)
+    return Shrunken(model, trace(model, variables, image, train=False), config.model.kept)
 
 
 def _groups(size: int | None, devices: int) -> list[list[int]] | None:
