@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
+from normjax.pruning.config import PruneConfig
 from normjax.training.cluster_options import ALONE, Cluster
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
 from normjax.training.stop import StoppedError, StopRequest
@@ -175,6 +176,44 @@ def fold(
     return command
 
 
+def prune(
+    run: _RUN,
+    options: Annotated[PruneConfig, tyro.conf.arg(name="")],
+    output: Path | None = None,
+    checkpoint: str = "best",
+    data_dir: Path | None = None,
+    json: bool = False,
+) -> Callable[[], None]:
+    """Make a trained network smaller, neuron by neuron, while a target holds; again: goes on where it stopped.
+
+    Args:
+        run: directory of the run
+        options: target and search.
+        output: directory of the smaller network's run; None: that of the run with -pruned behind it
+        checkpoint: best (by validation), last, or the number of a step
+        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        json: print one JSON object instead of a table
+    """
+
+    def command() -> None:
+        from rich.console import Console
+
+        from normjax.pruning.figures import draw_pruning
+        from normjax.pruning.run import prune_run
+        from normjax.training.report import print_pruning
+
+        path = output or run.with_name(f"{run.resolve().name}-pruned")
+        console = Console(quiet=json)
+        with StopRequest() as stop:
+            result = prune_run(
+                run, path, options, checkpoint=checkpoint, data_dir=_data_dir(data_dir), console=console, stop=stop
+            )
+        draw_pruning(result, path / "pruning.png")
+        _print_json(result) if json else print_pruning(result, console)
+
+    return command
+
+
 def structure(
     run: _RUN,
     output: Path | None = None,
@@ -309,6 +348,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "evaluate": evaluate,
         "predict": predict,
         "fold": fold,
+        "prune": prune,
         "structure": structure,
         "detect": detect_command(detect),
         "study": study,

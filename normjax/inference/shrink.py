@@ -1,17 +1,26 @@
 """A network without some of its neurons."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from normjax.tracing import capture, leaf_paths
+from normjax.tracing.multiply_adds import multiply_adds
 from normjax.tracing.neurons import Left, Neurons
 from normjax.tracing.program import Path
 from normjax.tracing.resize import Resized
 from normjax.tracing.resize_rules import cut
+
+
+class Size(NamedTuple):
+    """How large a network is."""
+
+    parameters: int
+    multiply_adds: int  # for the example
 
 
 class Shrunken:
@@ -38,6 +47,8 @@ class Shrunken:
       >>> few = smaller.shrink(variables)
       >>> few["params"]["layers_0"]["kernel"].shape, smaller.apply(few, x).shape
       ((4, 2), (2, 3))
+      >>> smaller.size(x)
+      Size(parameters=19, multiply_adds=28)
     """
 
     def __init__(self, model: Any, neurons: Neurons, left: Left):
@@ -79,6 +90,18 @@ class Shrunken:
                 )
         outputs = resized([given[path] for path in program.paths], jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(program.output), outputs)
+
+    def size(self, example: Any, **kwargs: Any) -> "Size":
+        """Parameters and multiplications of the smaller network.
+
+        Args:
+          example: an input, or its shape.
+          **kwargs: of the model at inference.
+        """
+        program = capture(self.model.apply, self._shapes, example, **kwargs)
+        resized = Resized(program, self._alive, self._known)
+        params = (math.prod(resized.shape(path)) for path in program.paths if path[0] == "params")
+        return Size(sum(params), multiply_adds(resized))
 
     def shrink(self, variables: Any) -> Any:
         """What is left of variables of the model, or of some of its collections."""

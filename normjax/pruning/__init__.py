@@ -1,6 +1,6 @@
 """Neurons of a network, what they are worth, and networks without the worthless ones."""
 
-from normjax.pruning.activations import ActivationSums, measure_activations
+from normjax.pruning.activations import ActivationProbe, ActivationSums
 from normjax.pruning.debias import DEBIASES, debiased, layer_bias
 from normjax.pruning.prune import Pruned, prune
 from normjax.pruning.scores import SCORES, score
@@ -10,6 +10,7 @@ from normjax.tracing.neurons import Group, Neurons, trace
 __all__ = [
     "DEBIASES",
     "SCORES",
+    "ActivationProbe",
     "ActivationSums",
     "Group",
     "Neurons",
@@ -17,7 +18,6 @@ __all__ = [
     "debiased",
     "everything",
     "layer_bias",
-    "measure_activations",
     "prune",
     "same_share",
     "score",

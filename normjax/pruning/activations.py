@@ -1,7 +1,7 @@
 """What the neurons of a network do on data: their activations, and how the loss depends on them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from normjax.tracing import capture, leaf_paths
-from normjax.tracing.dependencies import Frame, Tap, follow
+from normjax.tracing.dependencies import Frame, Tap, Tracer, follow
 from normjax.tracing.known import bind
 from normjax.tracing.neurons import Neurons
 from normjax.tracing.program import inlined
@@ -39,9 +39,7 @@ class _Read(NamedTuple):
     groups: dict[str, np.ndarray]  # which neuron each element of the dimension is; -1: none of the group
 
 
-def measure_activations(
-    model: Any, variables: Any, neurons: Neurons, batches: Iterable[tuple[Any, Any]], loss: Loss, **options: Any
-) -> dict[str, ActivationSums]:
+class ActivationProbe:
     r"""Measures what the neurons of a network do, in one pass forward and back over some data.
 
     Wherever a kernel reads activations, they are multiplied by gates g = 1, one for each example and neuron:
@@ -49,42 +47,66 @@ def measure_activations(
     .. math:: \partial L / \partial g_i = \sum_{hw} a_i\, \partial L / \partial a_i .
 
     What several kernels read of a neuron adds up. A neuron that is read in a loop or a branch only is not measured.
+    One program is compiled for each size of batch, and used again whatever the variables.
 
     Args:
       model: as for ``trace``.
-      variables: its variables.
       neurons: as ``trace`` found them.
-      batches: pairs of inputs, with the examples along the first dimension, and targets.
       loss: of each example, given outputs and targets.
       **options: keyword arguments of the model at inference, for example ``train=False``.
-
-    Returns:
-      Sums for each group that is measured.
-
-    Raises:
-      ValueError: there is no batch.
     """
-    programs: dict[Any, Any] = {}
-    totals: dict[str, ActivationSums] = {}
-    for inputs, targets in batches:
-        # One program for each size of batch.
-        size = jnp.shape(inputs)
-        if size not in programs:
-            programs[size] = _compile(model, variables, neurons, inputs, loss, options)
-        run, reads = programs[size]
-        gradients, values = jax.device_get(run(variables, inputs, targets))
-        for name, sums in _by_neuron(neurons, reads, gradients, values, size[0]).items():
-            totals[name] = sums if name not in totals else _together(totals[name], sums)
-    if not programs:
-        raise ValueError("batches is empty; scores of activations need one batch or more.")
-    return totals
+
+    def __init__(self, model: Any, neurons: Neurons, loss: Loss, **options: Any):
+        self._model, self._neurons, self._loss, self._options = model, neurons, loss, options
+        self._programs: dict[Any, tuple[Callable[..., Any], list[_Read]]] = {}
+
+    def measure(self, variables: Any, batches: Iterable[tuple[Any, Any]]) -> dict[str, ActivationSums]:
+        """Sums for each group that is measured.
+
+        Args:
+          variables: of the model.
+          batches: pairs of inputs, with the examples along the first dimension, and targets.
+
+        Raises:
+          ValueError: there is no batch.
+        """
+        totals: dict[str, ActivationSums] = {}
+        for inputs, targets in batches:
+            size = jnp.shape(inputs)
+            if size not in self._programs:
+                self._programs[size] = self._compile(variables, inputs)
+            run, reads = self._programs[size]
+            gradients, values = jax.device_get(run(variables, inputs, targets))
+            for name, sums in _by_neuron(self._neurons, reads, gradients, values, size[0]).items():
+                totals[name] = sums if name not in totals else _together(totals[name], sums)
+        if not totals:
+            raise ValueError("batches is empty; scores of activations need one batch or more.")
+        return totals
+
+    def _compile(self, variables: Any, inputs: Any) -> tuple[Callable[..., Any], list[_Read]]:
+        shapes = jax.eval_shape(lambda tree: tree, variables)
+        program = capture(self._model.apply, shapes, inputs, **self._options)
+        tracer, _, frame = follow(program)
+        reads = _reads(self._neurons, tracer)
+
+        def run(variables: Any, inputs: Any, targets: Any) -> Any:
+            def losses(gates: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+                gated = _Gated(reads, gates)
+                whole = ClosedJaxpr(program.jaxpr, program.constants)
+                outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)])
+                tree = jax.tree.unflatten(jax.tree.structure(program.output), outputs)
+                return self._loss(tree, targets).sum(), gated.seen
+
+            gates = [jnp.ones(_gate_shape(read.tap, len(inputs))) for read in reads]
+            gradients, seen = jax.grad(losses, has_aux=True)(gates)
+            flat = [g.reshape(g.shape[0], -1) for g in gradients]
+            return flat, [_values(a, read.tap.axis) for a, read in zip(seen, reads, strict=True)]
+
+        return jax.jit(run), reads
 
 
-def _compile(
-    model: Any, variables: Any, neurons: Neurons, inputs: Any, loss: Loss, options: Mapping[str, Any]
-) -> tuple[Callable[..., Any], list[_Read]]:
-    program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs, **options)
-    tracer, _, frame = follow(program)
+def _reads(neurons: Neurons, tracer: Tracer) -> list[_Read]:
+    """Where kernels read neurons."""
     found = tracer.atoms.components()
     numbers: dict[int, tuple[str, int]] = {}
     for group in neurons.groups:
@@ -100,20 +122,7 @@ def _compile(
         }
         if groups:
             reads.append(_Read(tap, groups))
-
-    def run(variables: Any, inputs: Any, targets: Any) -> Any:
-        def losses(gates: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-            gated = _Gated(reads, gates)
-            whole = ClosedJaxpr(program.jaxpr, program.constants)
-            outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)])
-            return loss(jax.tree.unflatten(jax.tree.structure(program.output), outputs), targets).sum(), gated.seen
-
-        shapes = [_gate_shape(read.tap, len(inputs)) for read in reads]
-        gradients, seen = jax.grad(losses, has_aux=True)([jnp.ones(shape) for shape in shapes])
-        flat = [g.reshape(g.shape[0], -1) for g in gradients]
-        return flat, [_values(a, read.tap.axis) for a, read in zip(seen, reads, strict=True)]
-
-    return jax.jit(run), reads
+    return reads
 
 
 def _gate_shape(tap: Tap, examples: int) -> tuple[int, ...]:

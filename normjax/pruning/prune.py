@@ -52,7 +52,7 @@ def prune(
       kept: the neurons that stay, by group, in the stead of a share; groups not named stay whole.
       score: what neurons are judged by, one of ``normjax.pruning.SCORES``.
       debias: what makes scores of different layers comparable, one of ``normjax.pruning.DEBIASES``.
-      activations: as ``measure_activations`` gives them, for scores that need data.
+      activations: as ``ActivationProbe`` measures them, for scores that need data.
       min_keep: share of a layer that stays in any case, one neuron at least.
       layer_cap: largest share of a layer that goes.
       protected: groups that stay as they are.

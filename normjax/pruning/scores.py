@@ -155,7 +155,7 @@ def score(
       neurons: as ``trace`` found them.
       variables: of the network.
       name: one of ``SCORES``.
-      activations: as ``measure_activations`` gives them, for scores that need data.
+      activations: as ``ActivationProbe`` measures them, for scores that need data.
       seed: of the score ``random``.
 
     Returns:

@@ -27,13 +27,16 @@ class Resized:
       alive: what is left of the dimensions of the variables.
       known: the variables of which this says all; of others what is left follows from it.
 
+    Attributes:
+      frame: all values of the program.
+
     Raises:
       ValueError: this program needs what has gone.
     """
 
     def __init__(self, program: Program, alive: Alive, known: Collection[Path]):
-        self._program = program
-        tracer, _, self._frame = follow(program)
+        self.program = program
+        tracer, _, self.frame = follow(program)
         self._variables = tracer.variables
         self._components = tracer.atoms.components()
         self._gone = _gone(tracer, self._components, alive, known)
@@ -45,18 +48,19 @@ class Resized:
           variables: what is left of them, in the order of the program's paths.
           args: the other inputs.
         """
-        whole = ClosedJaxpr(self._program.jaxpr, self._program.constants)
-        return self._inner(whole, self._frame)(*variables, *args)
+        whole = ClosedJaxpr(self.program.jaxpr, self.program.constants)
+        return self._inner(whole, self.frame)(*variables, *args)
 
     def shape(self, path: Path) -> tuple[int, ...]:
         """The sizes that are left of a variable."""
         return self._shape(self._variables[path])
 
-    def _alive(self, dim: Dim) -> np.ndarray:
+    def alive(self, dim: Dim) -> np.ndarray:
+        """Which elements of a dimension of the program are left."""
         return ~self._gone[self._components.of(dim.labels)]
 
     def _shape(self, value: Value) -> tuple[int, ...]:
-        return sizes(value, self._alive)
+        return sizes(value, self.alive)
 
     def _run(self, jaxpr: Jaxpr, frame: Frame, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
@@ -75,7 +79,7 @@ class Resized:
 
         def function(*inputs: Any) -> list[Any]:
             constants = [
-                cut(value, [self._alive(dim) for dim in frame.value(v).dims])
+                cut(value, [self.alive(dim) for dim in frame.value(v).dims])
                 for v, value in zip(inner.jaxpr.constvars, inner.consts, strict=True)
             ]
             return self._run(inner.jaxpr, frame, constants, inputs)
@@ -99,7 +103,7 @@ class Resized:
         before = [frame.value(v) for v in equation.invars]
         after = [frame.value(v) for v in equation.outvars]
         if name in RESIZED and any(self._shape(value) != value.shape for value in (*before, *after)):
-            return RESIZED[name](Step(equation, inputs, before, after, self._alive))
+            return RESIZED[name](Step(equation, inputs, before, after, self.alive))
         return bind(equation, inputs)
 
     def _condition(self, equation: JaxprEqn, calls: list[Frame], inputs: list[Any]) -> list[Any]:

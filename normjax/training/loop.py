@@ -101,10 +101,12 @@ class _Run:
 
     def carry_out(self) -> dict[str, Any]:
         """Trains what is left to train, tests, and writes the summary."""
-        state, start = self.initial, self.checkpoints.latest or 0
-        if start:
+        state, latest = self.initial, self.checkpoints.latest
+        start = latest or 0
+        # A checkpoint 0 holds a network to begin with.
+        if latest is not None:
             with self.clock("checkpoint"):
-                state, meta = self.checkpoints.restore(start, state)
+                state, meta = self.checkpoints.restore(latest, state)
             self.clock.add(meta["seconds"])
             self.skipped = meta["skipped"]
         self._announce(start)

@@ -113,6 +113,34 @@ def print_folding(result: dict[str, Any], console: Console | None = None) -> Non
     )
 
 
+def print_pruning(result: dict[str, Any], console: Console | None = None) -> None:
+    """The rounds of a search for a smaller network, and the network before and after."""
+    console = console or Console()
+    rounds = Table(title="rounds", title_justify="left")
+    for name in ("round", "neurons", "parameters", "products [M]", "validation", "verdict"):
+        rounds.add_column(name, justify="left" if name == "verdict" else "right")
+    for told in result["rounds"]:
+        verdict = "as it was" if told["number"] == 0 else "accepted" if told["accepted"] else "too much"
+        figures = (f"{told['neurons']:,}", f"{told['parameters']:,}", f"{told['multiply_adds'] / 1e6:,.2f}")
+        rounds.add_row(str(told["number"]), *figures, f"{told['accuracy']:.2%}", verdict)
+    console.print(rounds)
+    before, after = result["before"], result["after"]
+    table = Table(title="network", title_justify="left")
+    for name in ("", "before", "after", "left"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in ("neurons", "parameters", "multiply_adds"):
+        label = {"multiply_adds": "products of one image"}.get(name, name)
+        table.add_row(label, f"{before[name]:,}", f"{after[name]:,}", f"{after[name] / before[name]:.1%}")
+    for size in before["milliseconds"]:
+        slow, fast = before["milliseconds"][size], after["milliseconds"][size]
+        table.add_row(f"time for {size} image(s)", f"{slow:.2f} ms", f"{fast:.2f} ms", f"{fast / slow:.1%}")
+    for name in ("validation", "test"):
+        values = [told[f"{name}_accuracy"] for told in (before, after)]
+        table.add_row(f"{name} accuracy", *("not known" if value is None else f"{value:.2%}" for value in values))
+    console.print(table)
+    console.print(f"in {result['output']}, drawn in pruning.png", soft_wrap=True, highlight=False)
+
+
 def print_structure(result: dict[str, Any], console: Console | None = None) -> None:
     """Zeros, dead neurons and neuron scales of each layer."""
     console = console or Console()

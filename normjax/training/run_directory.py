@@ -13,8 +13,9 @@ from normjax.data.source import DatasetInfo
 from normjax.errors import UserError
 from normjax.training.config import TrainConfig, describe_validation_error, frozen_differences, parse_config
 
-# What a run that could not be written down may have left.
-_BEFORE_A_RUN = {".lock", "dataset.json", "dataset.json.draft", "config.json.draft"}
+SEARCH = "search"  # folder of the rounds of a search for a smaller network
+# What a run that could not be written down may have left, and what a search leaves for the run that follows it.
+_BEFORE_A_RUN = {".lock", "dataset.json", "dataset.json.draft", "config.json.draft", SEARCH}
 
 
 class RunDirectory:

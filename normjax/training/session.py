@@ -110,7 +110,12 @@ class Session(NamedTuple):
 
 
 def build_session(
-    config: TrainConfig, info: DatasetInfo, devices: Sequence[jax.Device] | None = None, *, training: bool = True
+    config: TrainConfig,
+    info: DatasetInfo,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    training: bool = True,
+    after: optax.GradientTransformation | None = None,
 ) -> Session:
     """Builds what the config describes, for the data set.
 
@@ -119,6 +124,7 @@ def build_session(
       info: of the data set.
       devices: to run on, all by default.
       training: whether the devices must suit the training step, which a network that is only used does not need.
+      after: what follows the optimizer, as the zeros of a search for neurons to remove.
 
     Raises:
       UserError: the batch cannot be divided among the devices, the classes do not fit, or the widths do not suit
@@ -158,6 +164,8 @@ def build_session(
     optimizer = make_optimizer(config.optimizer, schedule)
     if (prox := make_proximal(config.proximal, schedule, total_steps)) is not None:
         optimizer = optax.chain(optimizer, prox)
+    if after is not None:
+        optimizer = optax.chain(optimizer, after)
     images = Images(info.mean, info.std)
     train_step = make_train_step(
         model,

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from normjax.pruning import SCORES, measure_activations, score, trace
+from normjax.pruning import SCORES, ActivationProbe, score, trace
 from normjax.tracing import leaf_paths
 
 
@@ -112,7 +112,7 @@ def test_a_copy_is_worth_nothing_to_fpgm(net):
 
 def test_scores_of_activations_are_their_formulas(net):
     model, variables, neurons = net
-    sums = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
+    sums = ActivationProbe(model, neurons, each_loss).measure(variables, [(X, LABELS)])
     a, b = (intermediates(model, variables)[name] for name in "ab")
     expected = {
         "mean_activation": (np.abs(a).mean((0, 1, 2)), np.abs(b).mean(0)),
@@ -128,7 +128,7 @@ def test_scores_of_activations_are_their_formulas(net):
 def test_taylor_scores_are_derivatives_with_a_gate(net):
     # Removing a neuron is a gate from 1 to 0: here the losses are written down as a function of the gates.
     model, variables, neurons = net
-    sums = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
+    sums = ActivationProbe(model, neurons, each_loss).measure(variables, [(X, LABELS)])
     params, a = variables["params"], intermediates(model, variables)["a"].astype(np.float32)
 
     def losses(gate):
@@ -146,8 +146,8 @@ def test_taylor_scores_are_derivatives_with_a_gate(net):
 def test_batches_add_up(net):
     # All but the gate's score, which is one of batches, do not depend on how the data are cut.
     model, variables, neurons = net
-    whole = measure_activations(model, variables, neurons, [(X, LABELS)], each_loss)
-    parts = measure_activations(model, variables, neurons, [(X[:4], LABELS[:4]), (X[4:], LABELS[4:])], each_loss)
+    whole = ActivationProbe(model, neurons, each_loss).measure(variables, [(X, LABELS)])
+    parts = ActivationProbe(model, neurons, each_loss).measure(variables, [(X[:4], LABELS[:4]), (X[4:], LABELS[4:])])
     for name in ("conv", "dense"):
         a, b = whole[name]._replace(gate=0), parts[name]._replace(gate=0)
         chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
@@ -159,7 +159,7 @@ def test_what_is_read_twice_counts_twice():
     model = Stream()
     variables = model.init(jax.random.key(0), x)
     neurons = trace(model, variables, x)
-    sums = measure_activations(model, variables, neurons, [(x, jnp.array([0, 1, 2, 0]))], each_loss)
+    sums = ActivationProbe(model, neurons, each_loss).measure(variables, [(x, jnp.array([0, 1, 2, 0]))])
     params = jax.tree.map(np.asarray, variables["params"])
 
     def losses(gate):
@@ -189,4 +189,4 @@ def test_bad_scores_are_refused(net):
     with pytest.raises(ValueError, match="score=apoz needs data, and there are none; use one of l1, l2"):
         score(neurons, variables, "apoz")
     with pytest.raises(ValueError, match="batches is empty"):
-        measure_activations(model, variables, neurons, [], each_loss)
+        ActivationProbe(model, neurons, each_loss).measure(variables, [])

@@ -15,6 +15,7 @@ from normjax.training.fold import fold_run
 from normjax.training.loop import train
 from normjax.training.session import build_session
 
+pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
 
 KEPT = {"dense0": tuple(range(0, 32, 2)), "dense1": tuple(range(1, 24, 2))}

@@ -1,0 +1,219 @@
+"""Pruning a finished run: a run directory with a smaller network, and what became of it round by round."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from normjax.data import load_dataset
+from normjax.errors import UserError
+from normjax.inference import Shrunken, materialize
+from normjax.pruning.config import PruneConfig
+from normjax.pruning.search import Search, fine_tuning
+from normjax.pruning.select import Kept
+from normjax.tracing.neurons import Neurons, trace
+from normjax.training.checkpoint import Checkpoints
+from normjax.training.config import ProximalConfig, TrainConfig, WeightNormConfig
+from normjax.training.evaluate import restore_run
+from normjax.training.loop import machine, train
+from normjax.training.run_directory import SEARCH, RunDirectory, write_json
+from normjax.training.session import build_session
+from normjax.training.state import evaluated_variables
+from normjax.training.stop import StopRequest
+
+_BATCHES = (1, 128)  # images at a time whose time is measured
+
+
+def prune_run(
+    path: Path,
+    output: Path,
+    options: PruneConfig,
+    *,
+    checkpoint: str = "best",
+    data_dir: Path | None = None,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
+    """Makes the network of a run smaller while a target holds, and trains what is left as a run of its own.
+
+    1. Rounds of scoring, removing and fine-tuning with masks, judged on the validation split.
+    2. The smallest network that met the target is written with its real shapes, and trained for the final epochs.
+    3. The test set is read once, at the end.
+
+    Started again after an interruption it goes on.
+
+    Args:
+      path: directory of the run.
+      output: directory of the smaller network's run.
+      options: target and search.
+      checkpoint: ``best``, ``last`` or a step.
+      data_dir: where data sets lie.
+      console: where progress is shown.
+      stop: tells whether to end early.
+
+    Returns:
+      As in ``pruning.json``: the options, every round, the neurons that stay, sizes, milliseconds and accuracies before
+      and after, and what could not be followed.
+
+    Raises:
+      UserError: the run is not there or has no validation split, no neuron of its network can go, or the directory
+        holds something else.
+      StoppedError: it was asked to stop; what was done is saved.
+    """
+    console, stop = console or Console(quiet=True), stop or StopRequest()
+    target, source = RunDirectory(output), RunDirectory(path)
+    session, state, _ = restore_run(path, checkpoint)
+    config, variables = _plain(session, evaluated_variables(state))
+    dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib)
+    if dataset.validation is None:
+        raise UserError(f"{path} has no validation split, by which a smaller network is judged; train with one.")
+    model = build_session(config, dataset.info, training=False).model
+    example = jnp.zeros((1, *dataset.info.image_shape))
+    neurons = trace(model, variables, example, train=False)
+    if not neurons.groups:
+        reasons = "; ".join(dict.fromkeys(reason for whole in neurons.whole for reason in whole.reasons))
+        raise UserError(f"no neuron of {path} can be removed: {reasons}.")
+    target.acquire()
+    try:
+        _check_output(target, path, options, checkpoint)
+        search = Search(
+            config, variables, state.reference, neurons, dataset, options, output / SEARCH / "rounds", console, stop
+        )
+        found = search.carry_out()
+        smaller = Shrunken(model, neurons, found.kept)
+        kept = _of_the_original(config.model.kept, found.kept)
+        small_config = fine_tuning(
+            config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept})
+        )
+        if not target.config_file.exists():
+            _begin(target, small_config, dataset.info, smaller.shrink(found.variables), state.reference)
+    finally:
+        target.release()
+    summary = train(small_config, output, data_dir=data_dir, console=console, stop=stop)
+    small = build_session(small_config, dataset.info, training=False).model
+    before, after = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
+    milliseconds = _milliseconds(
+        [(model, variables), (small, smaller.shrink(found.variables))], dataset.info.image_shape
+    )
+    told = {
+        "run": str(path),
+        "output": str(output),
+        "options": options.model_dump(mode="json"),
+        "rounds": [r._asdict() for r in found.rounds],
+        "kept": kept,
+        "neurons": {group.name: group.size for group in neurons.groups},
+        "not_followed": _not_followed(neurons),
+        "before": _told(before, milliseconds[0], _tested(source)),
+        "after": _told(after, milliseconds[1], summary["test"]["accuracy"])
+        | {"validation_accuracy": summary["validation_accuracy"]},
+        "machine": machine(),
+    }
+    write_json(output / "pruning.json", told)
+    return told
+
+
+def _plain(session: Any, variables: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """Config and variables of the same network with plain kernels, which keep the zeros that they have."""
+    config = session.config
+    if config.weight_norm.name != "none":
+        example = jnp.zeros((1, *session.info.image_shape))
+        variables = materialize(session.model, jax.tree.map(jnp.asarray, variables), example, train=False).variables
+    changes = {"weight_norm": WeightNormConfig(), "proximal": ProximalConfig()}
+    return config.model_copy(update=changes), jax.tree.map(np.asarray, dict(variables))
+
+
+def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkpoint: str) -> None:
+    """Refuses a directory of another pruning, and writes down what this one is."""
+    wanted = {"run": str(path), "checkpoint": checkpoint, "options": options.model_dump(mode="json")}
+    note = target.path / SEARCH / "search.json"
+    if note.exists():
+        if (begun := json.loads(note.read_text())) != wanted:
+            changed = [
+                f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]
+            ]
+            raise UserError(f"{target.path} was begun by another pruning ({'; '.join(changed)}); give a new --output.")
+        return
+    if target.config_file.exists():
+        raise UserError(f"{target.path} is a run of its own; give a new --output.")
+    if foreign := sorted({entry.name for entry in target.path.iterdir()} - {".lock", SEARCH}):
+        raise UserError(f"{target.path} holds {foreign[0]}; give a new --output.")
+    note.parent.mkdir(exist_ok=True)
+    write_json(note, wanted)
+
+
+def _begin(target: RunDirectory, config: TrainConfig, info: Any, variables: dict[str, Any], reference: Any) -> None:
+    """Writes the smaller network as checkpoint 0 of a run, which any trainer then goes on with."""
+    shutil.rmtree(target.checkpoints, ignore_errors=True)  # of an attempt that was cut short
+    session = build_session(config, info)
+    variables = jax.tree.map(np.asarray, variables)
+    params = variables.pop("params")
+    optimizer = jax.tree.map(np.asarray, session.optimizer.init(params))
+    state = session.state_like().replace(params=params, model_state=variables, opt_state=optimizer, reference=reference)
+    checkpoints = Checkpoints(target.checkpoints, config.run.keep)
+    try:
+        checkpoints.save(0, state, {"seconds": {}, "skipped": 0})
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+    # Last: without a config the directory is no run yet.
+    target.record(config, info)
+
+
+def _of_the_original(before: Kept, found: Kept) -> Kept:
+    """Neurons that stay, counted in the network that was pruned first."""
+    return {
+        name: tuple(before[name][number] for number in numbers) if name in before else tuple(numbers)
+        for name, numbers in found.items()
+    }
+
+
+def _milliseconds(networks: Sequence[tuple[Any, Any]], shape: tuple[int, ...]) -> list[dict[str, float]]:
+    """Median time of a call of each network, in turn, by the size of the batch."""
+    found: list[dict[str, float]] = [{} for _ in networks]
+    for size in _BATCHES:
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(size, *shape)), jnp.float32)
+        calls = [_call(model, variables, x) for model, variables in networks]
+        times = np.zeros((12, len(calls)))
+        for row in times:
+            for i, call in enumerate(calls):
+                start = time.perf_counter()
+                jax.block_until_ready(call())
+                row[i] = 1e3 * (time.perf_counter() - start)
+        for i, median in enumerate(np.median(times[2:], 0)):
+            found[i][str(size)] = float(median)
+    return found
+
+
+def _call(model: Any, variables: Any, x: jax.Array) -> Callable[[], Any]:
+    apply = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+    placed = jax.tree.map(jnp.asarray, variables)
+    return lambda: apply(placed, x)
+
+
+def _told(round_: Any, milliseconds: dict[str, float], tested: float | None) -> dict[str, Any]:
+    return {
+        "neurons": round_.neurons,
+        "parameters": round_.parameters,
+        "multiply_adds": round_.multiply_adds,
+        "milliseconds": milliseconds,
+        "validation_accuracy": round_.accuracy,
+        "test_accuracy": tested,
+    }
+
+
+def _tested(run: RunDirectory) -> float | None:
+    """What the run reached on the test set, where it is over; the set is not read again."""
+    if not run.summary_file.exists():
+        return None
+    return json.loads(run.summary_file.read_text())["test"]["accuracy"]
+
+
+def _not_followed(neurons: Neurons) -> dict[str, list[str]]:
+    return {"/".join(whole.path[1:]): list(whole.reasons) for whole in neurons.whole}

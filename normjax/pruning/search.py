@@ -1,0 +1,280 @@
+"""The search for a smaller network: score, remove, fine-tune, and go on while the target holds."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from normjax.data import Dataset, evaluation_batches, training_batches
+from normjax.errors import UserError
+from normjax.inference import Shrunken
+from normjax.inference.shrink import Size
+from normjax.pruning.activations import ActivationProbe
+from normjax.pruning.config import PruneConfig
+from normjax.pruning.debias import debiased
+from normjax.pruning.scores import SCORES, score
+from normjax.pruning.select import Kept, everything, without_lowest
+from normjax.tracing import leaf_paths
+from normjax.tracing.neurons import Neurons
+from normjax.training.checkpoint import Checkpoints
+from normjax.training.config import ScheduleConfig, TrainConfig
+from normjax.training.evaluate import Evaluator
+from normjax.training.session import build_session
+from normjax.training.step import Images
+from normjax.training.stop import StoppedError, StopRequest
+from normjax.transforms import frozen_zeros, with_alive
+
+
+class Round(NamedTuple):
+    """One trial of a smaller network."""
+
+    number: int
+    neurons: int  # left
+    parameters: int
+    multiply_adds: int  # of one image
+    accuracy: float  # on the validation split, after fine-tuning
+    step: float  # share of the neurons that was to go
+    accepted: bool
+    widths: dict[str, int]
+
+
+class SearchStoppedError(StoppedError):
+    """A search ended because it was asked to, and can go on later."""
+
+    def __init__(self, number: int):
+        Exception.__init__(self, f"stopped after round {number}, which is saved; the same command goes on")
+
+
+class Found(NamedTuple):
+    """The smallest network that met the target."""
+
+    kept: Kept
+    variables: dict[str, Any]  # of the whole network, with zeros
+    rounds: list[Round]  # the first one is the network as it was
+
+
+class Search:
+    """Searches with masks at the network's own sizes, so that each program is compiled once.
+
+    Args:
+      config: of the run whose network is made smaller.
+      variables: its network.
+      reference: images of its reference batch; None where no layer wants them.
+      neurons: of the network.
+      dataset: of the run.
+      options: of the search.
+      folder: where rounds are kept, so that a search goes on where it stopped.
+      console: where rounds are told.
+      stop: tells whether to end early.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        variables: dict[str, Any],
+        reference: Any,
+        neurons: Neurons,
+        dataset: Dataset,
+        options: PruneConfig,
+        folder: Path,
+        console: Console,
+        stop: StopRequest,
+    ):
+        self.options, self.neurons, self.dataset, self.console, self.stop = options, neurons, dataset, console, stop
+        self.sizes = {group.name: group.size for group in neurons.groups}
+        self.session = build_session(fine_tuning(config, options, options.epochs), dataset.info, after=frozen_zeros())
+        self.parallel = self.session.parallel
+        self.evaluator = Evaluator(self.session)
+        self.model = build_session(config, dataset.info, training=False).model
+        self.example = jax.ShapeDtypeStruct((1, *dataset.info.image_shape), jnp.float32)
+        self.probe = ActivationProbe(self.model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
+        # Neither its parameters nor its reference are used: these are those of the run.
+        blank = self.session.state_like()
+        self.blank = blank.replace(reference=reference)
+        self.first = variables
+        self.checkpoints = Checkpoints(folder, keep=1)
+        self._compiled: Any = None
+
+    def carry_out(self) -> Found:
+        """Rounds until the target no longer holds, or is reached.
+
+        Raises:
+          UserError: a protected layer is not there, or a checkpoint cannot be written.
+          StoppedError: it was asked to stop; all rounds that are done are saved.
+        """
+        if unknown := [name for name in self.options.protected if name not in self.sizes]:
+            raise UserError(f"protected={unknown[0]}: no layer of this network; use {', '.join(self.sizes)}.")
+        try:
+            return self._search()
+        finally:
+            self.checkpoints.close()
+
+    def _search(self) -> Found:
+        best, kept, step = self.first, everything(self.sizes), self.options.step
+        rounds: list[Round] = []
+        if (latest := self.checkpoints.latest) is not None:
+            best, meta = self.checkpoints.restore(latest, self.first)
+            rounds = [Round(**told) for told in meta["rounds"]]
+            kept, step = {name: tuple(numbers) for name, numbers in meta["kept"].items()}, meta["step"]
+        else:
+            rounds.append(self._round(0, kept, self._accuracy(self._state(best, kept)), 0.0, accepted=True))
+            self._tell(rounds[0])
+        target = self._target(rounds[0])
+        while step >= self.options.min_step and not self._reached(rounds):
+            if self.stop.signal is not None:
+                raise SearchStoppedError(rounds[-1].number)
+            smaller = self._smaller(best, kept, step, rounds[0])
+            if smaller == kept:
+                break
+            number = rounds[-1].number + 1
+            state = self._fine_tune(self._state(best, smaller), number)
+            accuracy = self._accuracy(state)
+            accepted = target is None or accuracy >= target
+            rounds.append(self._round(number, smaller, accuracy, step, accepted=accepted))
+            if accepted:
+                fetched = self.parallel.fetch(state)
+                best, kept = {"params": fetched.params, **fetched.model_state}, smaller
+            else:
+                step /= 2
+            self._tell(rounds[-1])
+            self._save(best, kept, step, rounds)
+        return Found(kept, best, rounds)
+
+    def _target(self, first: Round) -> float | None:
+        """The validation accuracy that must hold; None where only the size counts."""
+        options = self.options
+        if options.max_drop is not None:
+            return first.accuracy - options.max_drop
+        return options.target_accuracy
+
+    def _reached(self, rounds: list[Round]) -> bool:
+        """Whether the network is as small as was asked for."""
+        now, first, options = rounds[-1], rounds[0], self.options
+        if options.keep_macs is not None:
+            return now.multiply_adds <= options.keep_macs * first.multiply_adds
+        return options.keep_params is not None and now.parameters <= options.keep_params * first.parameters
+
+    def _smaller(self, variables: Any, kept: Kept, step: float, first: Round) -> Kept:
+        """The neurons that stay after this round."""
+        scores = self._scores(variables, kept)
+        options = self.options
+        limits: dict[str, Any] = {
+            "min_keep": options.min_keep,
+            "layer_cap": options.layer_cap,
+            "protected": options.protected,
+        }
+
+        def without(count: int) -> Kept:
+            return without_lowest(scores, kept, count, **limits)
+
+        most = max(1, round(step * sum(self.sizes.values())))
+        if options.keep_macs is None and options.keep_params is None:
+            return without(most)
+        # Not smaller than was asked for: the least number that reaches it.
+        low, high = 1, most
+        while low < high:
+            middle = (low + high) // 2
+            candidate = self._round(0, without(middle), 0.0, 0.0, accepted=True)
+            low, high = (low, middle) if self._reached([first, candidate]) else (middle + 1, high)
+        return without(low)
+
+    def _scores(self, variables: Any, kept: Kept) -> dict[str, np.ndarray]:
+        """Comparable scores; of the neurons that have gone they mean nothing."""
+        activations = None
+        if SCORES[self.options.score].needs == "data":
+            activations = self.probe.measure(variables, self._batches())
+        raw = score(self.neurons, variables, self.options.score, activations=activations)
+        left = debiased({name: raw[name][list(numbers)] for name, numbers in kept.items()}, self.options.debias)
+        scores = {name: np.full(size, np.inf) for name, size in self.sizes.items()}
+        for name, numbers in kept.items():
+            scores[name][list(numbers)] = left[name]
+        return scores
+
+    def _batches(self) -> Any:
+        """Training images as they are evaluated, and their classes."""
+        seen, scale = 0, Images(self.dataset.info.mean, self.dataset.info.std).scale
+        size = min(self.session.eval_batch_size, self.options.score_images)
+        for batch in evaluation_batches(self.dataset.train, self.dataset.prepare, batch_size=size):
+            if seen >= self.options.score_images:
+                return
+            seen += size
+            if batch["mask"].all():
+                yield scale(jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
+
+    def _state(self, variables: dict[str, Any], kept: Kept) -> Any:
+        """A state that begins a round: the parameters of what has gone are 0, and stay so."""
+        alive = self._alive(variables["params"], kept)
+        params = jax.tree.map(lambda param, left: np.where(left, param, 0), variables["params"], alive)
+        optimizer = with_alive(self.session.optimizer.init(params), alive)
+        others = {name: tree for name, tree in variables.items() if name != "params"}
+        state = self.blank.replace(params=params, model_state=others, opt_state=optimizer)
+        return self.parallel.replicate(jax.tree.map(np.asarray, state))
+
+    def _alive(self, params: Any, kept: Kept) -> Any:
+        """Which weights are left, as the parameters are."""
+        alive, leaves = self.neurons.alive(kept), []
+        for path, leaf in leaf_paths({"params": params}).items():
+            left = np.ones(leaf.shape, bool)
+            for axis, size in enumerate(leaf.shape):
+                if (path, axis) in alive:
+                    left &= alive[path, axis].reshape([size if i == axis else 1 for i in range(leaf.ndim)])
+            leaves.append(left)
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def _fine_tune(self, state: Any, number: int) -> Any:
+        config, session = self.session.config, self.session
+        source = training_batches(
+            self.dataset.train,
+            self.dataset.augment,
+            batch_size=config.batch_size,
+            # Another order each round.
+            seed=config.seed + 1000 * number,
+            start=0,
+            stop=session.total_steps,
+            threads=config.run.threads,
+        )
+        for batch in source:
+            sharded = self.parallel.shard(batch)
+            if self._compiled is None:
+                step = self.parallel.map(session.train_step, ("replicated", "replicated"), donate=True)
+                self._compiled = step.lower(state, sharded).compile()
+            state, metrics = self._compiled(state, sharded)
+            metrics.loss.block_until_ready()
+        return state
+
+    def _accuracy(self, state: Any) -> float:
+        assert self.dataset.validation is not None
+        return self.evaluator.score(state, self.dataset.validation, self.dataset.prepare).accuracy
+
+    def _round(self, number: int, kept: Kept, accuracy: float, step: float, *, accepted: bool) -> Round:
+        size: Size = Shrunken(self.model, self.neurons, kept).size(self.example, train=False)
+        widths = {name: len(numbers) for name, numbers in kept.items()}
+        return Round(number, sum(widths.values()), *size, accuracy, step, accepted, widths)
+
+    def _save(self, variables: Any, kept: Kept, step: float, rounds: list[Round]) -> None:
+        meta = {"rounds": [told._asdict() for told in rounds], "kept": kept, "step": step}
+        self.checkpoints.save(rounds[-1].number, variables, meta)
+        self.checkpoints.wait()
+
+    def _tell(self, told: Round) -> None:
+        verdict = "as it was" if told.number == 0 else "accepted" if told.accepted else "too much"
+        size = f"{told.neurons:,} neurons, {told.parameters:,} parameters, {told.multiply_adds / 1e6:,.2f} M products"
+        said = f"round {told.number}: {size}, {told.accuracy:.2%} of the validation split, {verdict}"
+        self.console.print(said, highlight=False, soft_wrap=True)
+
+
+def fine_tuning(config: TrainConfig, options: PruneConfig, epochs: float, **changes: Any) -> TrainConfig:
+    """The config of a training that goes on with a network: a rate that falls from its peak to 0, no average."""
+    return config.model_copy(
+        update={
+            "epochs": epochs,
+            "ema_decay": None,
+            "optimizer": config.optimizer.model_copy(update={"learning_rate": options.learning_rate}),
+            "schedule": ScheduleConfig(name="cosine", warmup_epochs=0),
+            **changes,
+        }
+    )

@@ -1,0 +1,207 @@
+"""Finished runs made smaller while a target holds."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from run_cases import run_config
+
+from normjax.errors import UserError
+from normjax.pruning import run as pruning_run
+from normjax.pruning.config import PruneConfig
+from normjax.pruning.figures import draw_pruning
+from normjax.pruning.run import prune_run
+from normjax.pruning.search import Search, SearchStoppedError
+from normjax.training.checkpoint import Checkpoints
+from normjax.training.config import DataConfig, ModelConfig, NormConfig, OptimizerConfig, WeightNormConfig
+from normjax.training.evaluate import evaluate_run, restore_network
+from normjax.training.loop import train
+from normjax.training.stop import StopRequest
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+
+MODEL = ModelConfig(name="convnet", widths=(6, 8), dense=(16,))
+SIZES = {"conv0_0": 6, "conv0_1": 6, "conv1_0": 8, "conv1_1": 8, "dense0": 16}
+OPTIONS = {"epochs": 0.5, "final_epochs": 0.5, "learning_rate": 0.05, "step": 0.2, "min_step": 0.1}
+
+
+@pytest.fixture(scope="module")
+def trained(compiled_programs, tmp_path_factory):  # noqa: ARG001 - compiles into that folder
+    path = tmp_path_factory.mktemp("trained") / "run"
+    train(run_config(model=MODEL, optimizer=OptimizerConfig(learning_rate=0.2)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pruned(trained, tmp_path_factory):
+    output = tmp_path_factory.mktemp("pruned") / "smaller"
+    return output, prune_run(trained, output, PruneConfig(max_drop=0.3, **OPTIONS))
+
+
+def test_the_target_holds_for_what_was_accepted(pruned):
+    _, told = pruned
+    first, *rounds = told["rounds"]
+    accepted = [r for r in rounds if r["accepted"]]
+    assert accepted
+    for r in rounds:
+        assert r["accepted"] == (r["accuracy"] >= first["accuracy"] - 0.3)
+    # Ever smaller, by a step of all neurons each time.
+    for before, after in zip([first, *accepted], accepted, strict=False):
+        assert before["neurons"] - after["neurons"] == round(after["step"] * sum(SIZES.values()))
+        assert after["parameters"] < before["parameters"]
+        assert after["multiply_adds"] < before["multiply_adds"]
+    assert told["after"]["neurons"] == accepted[-1]["neurons"] == sum(map(len, told["kept"].values()))
+    assert told["neurons"] == SIZES
+    assert told["not_followed"] == {"head/kernel": ["an output of the network"]}
+
+
+def test_the_smaller_network_is_a_run_like_any_other(pruned):
+    output, told = pruned
+    session, network, _ = restore_network(output)
+    assert session.config.model.kept == {name: tuple(numbers) for name, numbers in told["kept"].items()}
+    assert sum(leaf.size for leaf in jax.tree.leaves(network["params"])) == told["after"]["parameters"]
+    evaluated = evaluate_run(output, split="test", checkpoint="best", data_dir=None)
+    assert evaluated["accuracy"] == told["after"]["test_accuracy"]
+    assert told["before"]["test_accuracy"] > 0.5
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["parameters"] == told["after"]["parameters"]
+    # Trained on, it ends at once with the same figures.
+    assert train(session.config, output)["test"] == summary["test"]
+
+
+def test_what_begins_is_the_network_with_zeros(trained, tmp_path, monkeypatch):
+    # Masks in the search and real shapes at the end are one network: same predictions.
+    found = []
+    carry_out = Search.carry_out
+    monkeypatch.setattr(Search, "carry_out", lambda self: found.append((self, carry_out(self))) or found[0][1])
+    monkeypatch.setattr(pruning_run, "train", lambda *_, **__: pytest.skip("reached"))
+    output = tmp_path / "smaller"
+    with pytest.raises(pytest.skip.Exception):
+        prune_run(trained, output, PruneConfig(keep_params=0.5, **OPTIONS))
+    search, (kept, variables, rounds) = found[0]
+    session, network, step = restore_network(output)
+    assert step == 0
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 8, 1)), jnp.float32)
+    expected = search.model.apply(variables, x, train=False)
+    chex.assert_trees_all_close(session.model.apply(network, x, train=False), expected, rtol=1e-5, atol=1e-5)
+    # As small as was asked for, and not smaller than one neuron less would be.
+    assert rounds[-1].parameters <= 0.5 * rounds[0].parameters
+    assert rounds[-1].parameters > 0.4 * rounds[0].parameters
+    assert {name: len(numbers) for name, numbers in kept.items()} == rounds[-1].widths
+
+
+def test_it_goes_on_where_it_stopped_to_the_same_end(trained, pruned, tmp_path, monkeypatch):
+    _, expected = pruned
+    output, options = tmp_path / "smaller", PruneConfig(max_drop=0.3, **OPTIONS)
+    stop = StopRequest()
+    fine_tune = Search._fine_tune
+
+    def interrupted(self, state, number):
+        stop.signal = 15  # asked for in the middle of a round, which is finished
+        return fine_tune(self, state, number)
+
+    monkeypatch.setattr(Search, "_fine_tune", interrupted)
+    with pytest.raises(SearchStoppedError, match="stopped after round 1"):
+        prune_run(trained, output, options, stop=stop)
+    monkeypatch.setattr(Search, "_fine_tune", fine_tune)
+    told = prune_run(trained, output, options)
+    assert told["rounds"] == expected["rounds"]
+    assert told["kept"] == expected["kept"]
+    assert told["after"]["test_accuracy"] == expected["after"]["test_accuracy"]
+
+
+def test_a_part_of_the_multiplications_is_left(trained, tmp_path):
+    options = PruneConfig(keep_macs=0.5, score="taylor_activation", score_images=200, **OPTIONS)
+    told = prune_run(trained, tmp_path / "smaller", options)
+    share = told["after"]["multiply_adds"] / told["before"]["multiply_adds"]
+    assert 0.4 < share <= 0.5
+    # Each round takes what it may, the last one what is needed.
+    assert all(r["accepted"] for r in told["rounds"])
+
+
+def test_a_pruned_network_is_pruned_again(pruned, tmp_path):
+    first, told = pruned
+    again = prune_run(first, tmp_path / "again", PruneConfig(keep_macs=0.9, **OPTIONS))
+    for name, numbers in again["kept"].items():
+        assert set(numbers) <= set(told["kept"][name])
+    assert again["after"]["multiply_adds"] < told["after"]["multiply_adds"]
+    assert np.isfinite(evaluate_run(tmp_path / "again", split="test", checkpoint="last", data_dir=None)["loss"])
+
+
+def test_neurons_that_structural_normalization_has_killed_go_first(tmp_path):
+    # Sparsity inside the weight norm: kernels are written back as plain ones, whose zero neurons score nothing.
+    config = run_config(
+        model=ModelConfig(name="mlp", widths=(12, 10)),
+        weight_norm=WeightNormConfig(name="structural", options={"measure": "sparsity", "strength": 0.02}),
+    )
+    train(config, tmp_path / "run")
+    told = prune_run(tmp_path / "run", tmp_path / "smaller", PruneConfig(keep_params=0.8, **OPTIONS))
+    session, network, _ = restore_network(tmp_path / "smaller")
+    assert session.config.weight_norm.name == "none"
+    assert network["params"]["dense0"]["kernel"].shape == (64, len(told["kept"]["dense0"]))
+
+
+def test_networks_with_a_reference_batch(tmp_path):
+    config = run_config(model=ModelConfig(name="mlp", widths=(12, 10)), norm=NormConfig(name="reference_batch_norm"))
+    train(config, tmp_path / "run")
+    told = prune_run(tmp_path / "run", tmp_path / "smaller", PruneConfig(keep_params=0.8, **OPTIONS))
+    assert told["after"]["parameters"] <= 0.8 * told["before"]["parameters"]
+
+
+def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):
+    _, told = pruned
+    draw_pruning(told, tmp_path / "pruning.png")
+    with Image.open(tmp_path / "pruning.png") as picture:
+        assert picture.width > 1200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no target given; give one of target_accuracy, max_drop, keep_macs, keep_params"),
+        ({"max_drop": 0.1, "keep_macs": 0.5}, "max_drop and keep_macs given; give one of"),
+        ({"keep_macs": 1.5}, "keep_macs"),
+        ({"max_drop": 0.1, "step": 0.005}, r"min_step=0\.01 must not be above step=0\.005"),
+        ({"max_drop": 0.1, "score": "hrank"}, "score"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PruneConfig(**options)
+
+
+def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
+    output, _ = pruned
+    with pytest.raises(UserError, match=r"was begun by another pruning .*; give a new --output"):
+        prune_run(trained, output, PruneConfig(max_drop=0.05, **OPTIONS))
+    with pytest.raises(UserError, match="is a run of its own; give a new --output"):
+        prune_run(trained, trained, PruneConfig(max_drop=0.05, **OPTIONS))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    with pytest.raises(UserError, match=r"full holds letter\.txt; give a new --output"):
+        prune_run(trained, tmp_path / "full", PruneConfig(max_drop=0.05, **OPTIONS))
+    with pytest.raises(UserError, match="protected=head: no layer of this network; use conv0_0, conv0_1"):
+        prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=("head",), **OPTIONS))
+    with pytest.raises(UserError, match="is no run directory"):
+        prune_run(tmp_path / "nowhere", tmp_path / "other2", PruneConfig(max_drop=0.05, **OPTIONS))
+    train(run_config(epochs=0.6, data=DataConfig(name="digits", validation=0)), tmp_path / "blind")
+    with pytest.raises(UserError, match="has no validation split, by which a smaller network is judged"):
+        prune_run(tmp_path / "blind", tmp_path / "other3", PruneConfig(max_drop=0.05, **OPTIONS))
+
+
+def test_a_target_that_cannot_be_met_gives_the_network_as_it_was(trained, tmp_path):
+    told = prune_run(trained, tmp_path / "smaller", PruneConfig(target_accuracy=0.999, **OPTIONS))
+    assert not any(r["accepted"] for r in told["rounds"][1:])
+    assert told["after"]["neurons"] == sum(SIZES.values())
+
+
+def test_checkpoints_of_rounds_are_the_last_one(pruned):
+    output, told = pruned
+    checkpoints = Checkpoints(output / "search" / "rounds", read_only=True)
+    assert checkpoints.steps == [told["rounds"][-1]["number"]]
+    checkpoints.close()
