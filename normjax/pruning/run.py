@@ -131,13 +131,12 @@ def _plain(session: Any, variables: dict[str, Any]) -> tuple[TrainConfig, dict[s
 
 def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkpoint: str) -> None:
     """Refuses a directory of another pruning, and writes down what this one is."""
-    wanted = {"run": str(path), "checkpoint": checkpoint, "options": options.model_dump(mode="json")}
+    wanted = {"run": str(path), "checkpoint": checkpoint, **options.model_dump(mode="json")}
     note = target.path / SEARCH / "search.json"
     if note.exists():
-        if (begun := json.loads(note.read_text())) != wanted:
-            changed = [
-                f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]
-            ]
+        begun = json.loads(note.read_text())
+        changed = [f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]]
+        if changed:
             raise UserError(f"{target.path} was begun by another pruning ({'; '.join(changed)}); give a new --output.")
         return
     if target.config_file.exists():
