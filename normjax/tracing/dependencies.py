@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from normjax.linen.statistics import REFERENCE_STATS
 from normjax.tracing.dimensions import FIXED, Atoms, Dim, Origin, Value
 from normjax.tracing.program import Path, Program, as_number, inlined, sizes_of
 
@@ -174,8 +175,9 @@ class Tracer:
         return Value(dims, a.null and b.null)
 
     def variable(self, path: Path, shape: tuple[int, ...]) -> Value:
-        """Atoms for a variable; a mask makes those of parameters 0, and leaves statistics as they are."""
-        masked = path[0] == PARAMS
+        """Atoms for a variable; a mask makes those of parameters 0, and leaves running statistics as they are."""
+        # The moments of a reference batch under masked parameters are 0, but for their count.
+        masked = path[0] == PARAMS or (path[0] == REFERENCE_STATS and path[-1] != "count")
         dims = (Dim(self.atoms.strong(size), masked, Origin(path, axis)) for axis, size in enumerate(shape))
         self.variables[path] = Value(tuple(dims))
         return self.variables[path]

@@ -29,6 +29,7 @@ class Dim(NamedTuple):
     labels: Labels
     zero: bool  # whether the value is 0 at an element when the parameters are 0 there
     origin: Origin | None = None
+    true: bool = False  # whether it is True there
 
 
 class Value(NamedTuple):

@@ -39,8 +39,11 @@ def elementwise(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
         labels = whole[0].dims[axis].labels
         for value in whole[1:]:
             labels = tracer.atoms.tie(labels, value.dims[axis].labels, f"{name} with what is fixed")
-        zeros = [value.null or (any(value is w for w in whole) and value.dims[axis].zero) for value in meant]
-        dims.append(Dim(labels, _zero(name, zeros)))
+        # What repeats is 0 where it is 0 everywhere.
+        own = [value.dims[axis] if any(value is w for w in whole) else None for value in meant]
+        zeros = [value.null or (dim is not None and dim.zero) for value, dim in zip(meant, own, strict=True)]
+        trues = [dim is not None and dim.true for dim in own]
+        dims.append(Dim(labels, _zero(name, zeros), true=_true(name, zeros, trues)))
     # The output is still the variable if all else is smaller, as a kernel divided by its norm.
     if carriers := [value for value in inputs if len(value.dims) == len(shape) and value.shape == shape]:
         best = max(carriers, key=lambda value: sum(dim.origin is not None for dim in value.dims))
@@ -61,10 +64,11 @@ def _zero(name: str, zeros: Sequence[bool]) -> bool:
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor", "argmax", "argmin"
 )
 def reduction(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
-    """Only a sum does not change when elements go that are 0."""
+    """A sum does not change when elements go that are 0, nor does a conjunction by those that are True."""
     (value,), axes, name = inputs, equation.params["axes"], equation.primitive.name
     for axis in axes:
-        if not (name == "reduce_sum" and value.dims[axis].zero):
+        dim = value.dims[axis]
+        if not (dim.true if name == "reduce_and" else dim.zero and name in ("reduce_sum", "reduce_or")):
             tracer.atoms.hold(value.dims[axis].labels, f"{name} over it")
     dims = tuple(dim for axis, dim in enumerate(value.dims) if axis not in axes)
     return [Value(dims, value.null and name != "reduce_prod")]
@@ -140,6 +144,13 @@ def convolution(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
     dims[numbers.out_spec[0]] = batch._replace(origin=None)
     dims[numbers.out_spec[1]] = Dim(labels, zero)
     return [Value(tuple(dims), image.null or kernel.null)]
+
+
+def _true(name: str, zeros: Sequence[bool], trues: Sequence[bool]) -> bool:
+    """Whether the output is True where the inputs are 0 or True."""
+    if name in ("le", "ge", "eq", "is_finite", "not"):
+        return all(zeros)
+    return any(trues) if name == "or" else name in ("and", "select_n", "convert_element_type", "copy") and all(trues)
 
 
 @rule("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "cumred_reduce_window")

@@ -125,6 +125,7 @@ def test_reference_statistics_shrink_too():
     model, x = ours("convnet", "reference_batch_norm"), draw(6, 16, 16, 3)
     variables = normjax.reference_pass(model, initialised(model, x, train=False), x, train=False)
     neurons = trace(model, variables, x, train=False)
+    assert [group.size for group in neurons.groups][:6] == [8, 8, 8, 8, 16, 16]
     left = some_left(neurons)
     smaller = Shrunken(model, neurons, left)
     whole = masked(neurons, left, variables)
