@@ -2,6 +2,7 @@
 
 from normjax.pruning.activations import ActivationProbe, ActivationSums
 from normjax.pruning.debias import DEBIASES, debiased, layer_bias
+from normjax.pruning.inversion import feature_inversion, redundancy
 from normjax.pruning.prune import Pruned, prune
 from normjax.pruning.scores import SCORES, score
 from normjax.pruning.select import everything, same_share, without_lowest
@@ -17,8 +18,10 @@ __all__ = [
     "Pruned",
     "debiased",
     "everything",
+    "feature_inversion",
     "layer_bias",
     "prune",
+    "redundancy",
     "same_share",
     "score",
     "trace",

@@ -95,7 +95,7 @@ class ActivationProbe:
                 whole = ClosedJaxpr(program.jaxpr, program.constants)
                 outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)])
                 tree = jax.tree.unflatten(jax.tree.structure(program.output), outputs)
-                return self._loss(tree, targets).sum(), gated.seen
+                return self._loss(tree, targets).sum(), jax.lax.stop_gradient(gated.seen)
 
             gates = [jnp.ones(_gate_shape(read.tap, len(inputs))) for read in reads]
             gradients, seen = jax.grad(losses, has_aux=True)(gates)
@@ -123,6 +123,48 @@ def _reads(neurons: Neurons, tracer: Tracer) -> list[_Read]:
         if groups:
             reads.append(_Read(tap, groups))
     return reads
+
+
+def reader(
+    model: Any, variables: Any, neurons: Neurons, group: str, inputs: Any, **options: Any
+) -> Callable[[Any, Any], jax.Array]:
+    """A function of variables and inputs that gives the activations of a group, (examples, neurons, positions).
+
+    Args:
+      model: as for ``trace``.
+      variables: its variables, or their shapes.
+      neurons: as ``trace`` found them.
+      group: its name.
+      inputs: with the examples along the first dimension, for its shape.
+      **options: keyword arguments of the model at inference.
+
+    Raises:
+      ValueError: there is no such group, or its neurons are read in loops or branches only.
+    """
+    names = [found.name for found in neurons.groups]
+    if group not in names:
+        raise ValueError(f"group={group!r} is no group of neurons of this network; use {', '.join(names)}.")
+    program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs, **options)
+    tracer, _, frame = follow(program)
+    read = next((read for read in _reads(neurons, tracer) if group in read.groups), None)
+    if read is None:
+        raise ValueError(f"the activations of {group} cannot be followed.")
+    number = read.groups[group]
+    chosen = np.flatnonzero(number >= 0)
+    order = chosen[np.argsort(number[chosen], kind="stable")]
+    size = next(found.size for found in neurons.groups if found.name == group)
+
+    def activations(variables: Any, inputs: Any) -> jax.Array:
+        watched = _Gated([read], [jnp.ones(())])
+        watched.run(
+            ClosedJaxpr(program.jaxpr, program.constants),
+            frame,
+            [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)],
+        )
+        a = jnp.moveaxis(watched.seen[0], read.tap.axis, 1).reshape(len(inputs), len(number), -1)
+        return a[:, order].reshape(len(inputs), size, -1)
+
+    return activations
 
 
 def _gate_shape(tap: Tap, examples: int) -> tuple[int, ...]:
@@ -154,7 +196,7 @@ class _Gated:
             for index, operand in enumerate(operands):
                 place = (id(frame), number, index)
                 if place in self._gates:
-                    self.seen[self._order[place]] = jax.lax.stop_gradient(operand)
+                    self.seen[self._order[place]] = operand
                     operands[index] = operand * self._gates[place].astype(operand.dtype)
             called, inner = inlined(equation), frame.calls.get(number, [])
             if called is not None and self._within(inner[0]):
