@@ -76,7 +76,8 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         """Orbax calls this when all is written and the directory has not taken its name yet."""
         assert self._draft is not None
-        (folder,) = self.directory.glob(f"{self._draft.step}.*")
+        # Not any name that begins so: someone may keep a copy beside it.
+        (folder,) = self.directory.glob(f"{self._draft.step}.orbax-checkpoint-tmp*")
         write_manifest(folder)
 
     def _inspect(self) -> None:

@@ -176,7 +176,7 @@ class _Run:
                     self._save(state, step, accuracy)
                 if validates and not ends_epoch:
                     self._validate(state, step, progress)
-        with self.clock("checkpoint"):
+        with self.clock("checkpoint"), self._failed_saves():
             self.checkpoints.wait()
         return state
 
@@ -327,15 +327,21 @@ class _Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
         }
-        if not is_first():
-            return summary
+        if is_first():
+            write_json(self.run.summary_file, summary)
+            self._draw(lines, scores)
+        return summary
+
+    def _draw(self, lines: list[dict[str, Any]], scores: Scores) -> None:
+        """The pictures of the run, whose lack is no loss of its figures."""
         info = self.dataset.info
         name = f"{self.config.model.name} with {self.config.norm.name} on {info.name}, seed {self.config.seed}"
-        plot_curves(lines, self.run.curves, name)
         title = f"{name}: {100 * scores.accuracy:.2f} % of {scores.examples} test images"
-        plot_confusion(scores.confusion[:, : len(info.classes)], info.classes, self.run.confusion, title)
-        write_json(self.run.summary_file, summary)
-        return summary
+        try:
+            plot_curves(lines, self.run.curves, name)
+            plot_confusion(scores.confusion[:, : len(info.classes)], info.classes, self.run.confusion, title)
+        except OSError as error:
+            _log.warning("%s cannot be drawn: %s.", error.filename or self.run.curves, error.strerror)
 
     def _unreadable(self) -> list[str]:
         """What is wrong with the records that this process left out."""

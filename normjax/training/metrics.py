@@ -37,7 +37,10 @@ class MetricsLog:
         self._events: _EventFile | None = None
         if silent:
             return
-        kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= step and line["split"] != "test"]
+        lines, unreadable = _parse(run.metrics_file)
+        if unreadable:
+            warn(f"{unreadable} lines of {run.metrics_file} cannot be read; they are left out from now on.")
+        kept = [line for line in lines if line["step"] <= step and line["split"] != "test"]
         try:
             draft = run.metrics_file.with_name(run.metrics_file.name + ".draft")
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -81,8 +84,13 @@ class MetricsLog:
     def _append(self) -> None:
         if not self._waiting:
             return
-        with self._run.metrics_file.open("r+b") as file:
-            # A full disk may have taken a part of the lines.
+        path = self._run.metrics_file
+        if not path.exists():
+            path.touch()
+            self._warn(f"{path} was removed; it begins anew, and training goes on.")
+        with path.open("r+b") as file:
+            # A full disk may have taken a part of the lines; someone may have emptied the file.
+            self._whole = min(self._whole, path.stat().st_size)
             file.truncate(self._whole)
             file.seek(self._whole)
             file.write(self._waiting.encode())
@@ -117,11 +125,25 @@ class MetricsLog:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The lines of a ``metrics.jsonl``; those that a crash or a disk has spoilt are left out."""
+    return _parse(file)[0]
+
+
+def _parse(file: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the file, and how many cannot be read; a last line cut short by a crash does not count."""
     if not file.exists():
-        return []
-    lines = file.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], 0
+    texts = [text for text in file.read_bytes().splitlines(keepends=True) if text.endswith(b"\n")]
+    lines = [line for text in texts if (line := _line(text)) is not None]
+    return lines, len(texts) - len(lines)
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:  # of bytes that are no text as well
+        return None
+    return line if isinstance(line, dict) and {"step", "split"} <= line.keys() else None
 
 
 class _EventFile:

@@ -123,6 +123,37 @@ def test_a_last_line_cut_short_is_left_out(run, rest):
     assert [line["step"] for line in read_metrics(run.metrics_file)] == [2, 3, 4]
 
 
+@pytest.mark.parametrize("spoilt", [b"\0\0\0\n", b"{half\n", b"\xff\xfe\n", b"[1]\n", b'{"loss": 1}\n'])
+def test_a_spoilt_line_costs_no_other(run, spoilt):
+    # A resume ended in a traceback for one line that a disk had garbled.
+    log = MetricsLog(run, 0)
+    for step in (1, 2):
+        log.write(step, step, "train", loss=1.0)
+    log.close()
+    first, second = run.metrics_file.read_bytes().splitlines(keepends=True)
+    run.metrics_file.write_bytes(first + spoilt + second)
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [1, 2]
+    said = []
+    MetricsLog(run, 2, said.append).close()
+    assert said == [f"1 lines of {run.metrics_file} cannot be read; they are left out from now on."]
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [1, 2]
+
+
+def test_a_file_that_is_emptied_or_removed_goes_on(run):
+    # Emptied by a shell, it was filled with NULs up to where it had been; removed, it was never made again.
+    said = []
+    log = MetricsLog(run, 0, said.append)
+    log.write(1, 1, "train", loss=1.0)
+    run.metrics_file.write_bytes(b"")
+    log.write(2, 2, "train", loss=1.0)
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [2]
+    run.metrics_file.unlink()
+    log.write(3, 3, "train", loss=1.0)
+    log.close()
+    assert [line["step"] for line in read_metrics(run.metrics_file)] == [3]
+    assert said == [f"{run.metrics_file} was removed; it begins anew, and training goes on."]
+
+
 def test_a_run_without_metrics_has_none(run):
     assert read_metrics(run.metrics_file) == []
 

@@ -71,6 +71,15 @@ def test_a_state_comes_back_bit_for_bit(opened, tmp_path):
         assert meta == META
 
 
+def test_a_copy_beside_a_checkpoint_is_no_hindrance(opened, tmp_path):
+    # The folder 2.bak was taken for the draft of 2, and 2 was never written.
+    (tmp_path / "checkpoints" / "2.bak").mkdir(parents=True)
+    checkpoints = opened(tmp_path)
+    save(checkpoints, {2: None})
+    checkpoints.wait()
+    assert checkpoints.steps == [2]
+
+
 @pytest.mark.parametrize(
     ("keep", "accuracies", "kept", "best"),
     [

@@ -6,6 +6,7 @@ import os
 
 import pytest
 from run_cases import (
+    STEPS,
     PowerCutError,
     assert_same_bits,
     contents,
@@ -18,8 +19,9 @@ from run_cases import (
 )
 
 from normjax.errors import UserError
-from normjax.training import checkpoint, loop, manifest
+from normjax.training import checkpoint, loop, manifest, run_directory
 from normjax.training.loop import train
+from normjax.training.plots import plot_curves
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
@@ -89,6 +91,33 @@ def test_a_full_disk_ends_the_run_or_does_not_as_the_config_says(straight_run, m
     train(run_config(), path)
     assert_same_bits(state_of(path), state_of(straight_run.path))
     assert not [entry for entry in (path / "checkpoints").iterdir() if "tmp" in entry.name]
+
+
+@failing_saves
+def test_a_last_checkpoint_that_cannot_be_written_costs_no_figures(monkeypatch, tmp_path):
+    # Trained to the end, the run ended with an error, without test and summary.
+    path, write = tmp_path / "run", manifest.write_manifest
+
+    def fill(folder):
+        if folder.name.partition(".")[0] == str(STEPS):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder)
+
+    monkeypatch.setattr(checkpoint, "write_manifest", fill)
+    monkeypatch.setattr(checkpoint, "_PAUSES", (0.0,))
+    summary = train(run_config(run={"failed_save": "go_on"}), path)
+    assert summary["steps"] == STEPS
+    assert (path / "summary.json").exists()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_summary(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(loop, "plot_curves", plot_curves)
+    path = tmp_path / "run"
+    (path / "curves.png").mkdir(parents=True)
+    monkeypatch.setattr(run_directory, "_BEFORE_A_RUN", {*run_directory._BEFORE_A_RUN, "curves.png"})
+    summary = train(run_config(), path)
+    assert json.loads((path / "summary.json").read_text()) == summary
+    assert f"{path / 'curves.png'} cannot be drawn: Is a directory." in caplog.text
 
 
 def test_skipped_steps_are_counted_over_a_resume(monkeypatch, tmp_path):
