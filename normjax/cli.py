@@ -70,12 +70,11 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
         """
 
         def run() -> None:
-            from rich.console import Console
-
             from normjax.training.loop import train as train_run
+            from normjax.training.output import steady_console
             from normjax.training.report import print_summary
 
-            console = Console()
+            console = steady_console()
             if cluster.distributed and workdir is None:
                 raise UserError("--distributed needs --workdir, a directory that all processes see.")
             path = workdir or _new_workdir(config.stem if config else options.data.name)
@@ -196,14 +195,13 @@ def prune(
     """
 
     def command() -> None:
-        from rich.console import Console
-
         from normjax.pruning.figures import draw_pruning
         from normjax.pruning.run import prune_run
+        from normjax.training.output import steady_console
         from normjax.training.report import print_pruning
 
         path = output or run.with_name(f"{run.resolve().name}-pruned")
-        console = Console(quiet=json)
+        console = steady_console(quiet=json)
         with StopRequest() as stop:
             result = prune_run(
                 run, path, options, checkpoint=checkpoint, data_dir=_data_dir(data_dir), console=console, stop=stop
@@ -260,12 +258,11 @@ def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]
         """
 
         def run() -> None:
-            from rich.console import Console
-
             from normjax.detection.train import train_detector
+            from normjax.training.output import steady_console
             from normjax.training.report import print_detection
 
-            console = Console()
+            console = steady_console()
             path = workdir or _new_workdir(config.stem if config else f"detector-{options.data.name}")
             done = train_detector(options, backbone, path, data_dir=_data_dir(data_dir), console=console)
             print_detection(done.summary, path, console)
@@ -301,13 +298,11 @@ def study(
             raise UserError(f"budget={budget:g}: use more than 0, and 1 at most.")
         if jobs < 1:
             raise UserError(f"jobs={jobs}: use 1 or more.")
-        from rich.console import Console
-
         from normjax.studies.report import carry_out_study
+        from normjax.training.output import steady_console
 
-        carry_out_study(
-            name, results, data_dir=_data_dir(data_dir), jobs=jobs, budget=budget, report=report, console=Console()
-        )
+        options: dict[str, Any] = {"jobs": jobs, "budget": budget, "report": report, "console": steady_console()}
+        carry_out_study(name, results, data_dir=_data_dir(data_dir), **options)
 
     return command
 

@@ -1,14 +1,18 @@
 """The command as a user calls it, each time in a process of its own."""
 
 import json
+import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from importlib.metadata import entry_points
 
 import jax
 import numpy as np
 import pytest
-from cli_cases import TINY, contents, digit_file
+from cli_cases import ROOT, TINY, contents, digit_file
 
 from normjax.cli import main
 from normjax.training.evaluate import restore_run
@@ -60,6 +64,21 @@ def test_a_killed_run_goes_on_to_the_same_end(process, finished, tmp_path):
     (_, this, step), (_, other, _) = restore_run(path, "last"), restore_run(finished, "last")
     assert step == 21
     jax.tree.map(np.testing.assert_array_equal, this, other)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"), [("| head -1", "Broken pipe"), ("> /dev/full", "No space left on device")]
+)
+def test_a_run_does_not_end_with_its_output(tmp_path, output, reason):
+    # `train.py | head` ended the training without a word, and what it had done since its checkpoint was lost.
+    path = tmp_path / "run"
+    words = shlex.join([sys.executable, "train.py", *TINY, "--workdir", str(path)])
+    settings = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    script = ["bash", "-c", f"set -o pipefail; {words} {output}"]
+    done = subprocess.run(script, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=300)
+    assert done.stderr == f"normjax: the output cannot be written ({reason}); work goes on without it\n"
+    assert done.returncode == 0
+    assert (path / "summary.json").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
