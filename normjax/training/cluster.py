@@ -3,11 +3,14 @@
 JAX finds a TPU pod, SLURM, Open MPI and Kubernetes by itself; elsewhere each process is told where the first one is.
 """
 
+import hashlib
+import json
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -43,6 +46,10 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
             f"coordinator={coordinator}, processes={processes}, process={process}: give all three, or none of them on "
             "a TPU pod, under SLURM, Open MPI or Kubernetes."
         )
+    if coordinator is not None and not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+        raise UserError(f"coordinator={coordinator} is no host and port; use HOST:PORT, as 10.0.0.1:1234.")
+    if processes is not None and processes < 1:
+        raise UserError(f"processes={processes}: use 1 or more.")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise UserError(f"process={process} is not one of {processes} processes; use 0 to {processes - 1}.")
     # Signals are ours: the training ends by them on all processes after the same step.
@@ -134,6 +141,31 @@ def on_first(action: Callable[[], Any]) -> None:
             failure = str(error)
     if failure := _share(failure)[0]:
         raise UserError(failure)
+
+
+def require_same(values: Mapping[str, Any]) -> None:
+    """Refuses processes that were started with different commands, or that see different files.
+
+    Args:
+      values: what must be the same everywhere, by its name; plain data.
+
+    Raises:
+      UserError: a process has something else than the first one.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def short(value: Any) -> str:
+        text = json.dumps(value, sort_keys=True, default=str)
+        return text if len(text) <= 20 else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    first, *others = (json.loads(told) for told in _share(json.dumps({n: short(v) for n, v in values.items()})))
+    for number, told in enumerate(others, 1):
+        if differ := [name for name in first if told[name] != first[name]]:
+            raise UserError(
+                f"process {number} and the first one differ in {', '.join(differ)}; start all processes with the same "
+                "command, on the same files."
+            )
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from normjax.errors import UserError
+from normjax.training.output import Steady
 
 _GRACE_SECONDS = 10  # from the first process that failed to the end of the others
 
@@ -19,7 +20,7 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
     """Runs a command in several processes that find each other, and waits for all of them.
 
     Each gets ``--distributed`` and where the first one is. What they print comes out with the number of the process
-    before each line. SIGTERM and SIGINT go on to all of them. When one fails the others are stopped.
+    before each line. SIGTERM and SIGINT go on to all of them, SIGHUP as SIGTERM. When one fails the others are stopped.
 
     Args:
       command: ``train.py`` or another program of the project, and its options.
@@ -41,6 +42,7 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
     python = [sys.executable] if command[0].endswith(".py") or command[0].startswith("-") else []
     running: list[subprocess.Popen[str]] = []
     printers: list[threading.Thread] = []
+    output = Steady(sys.stdout)
     try:
         for number in range(processes):
             place = ["--distributed", "--coordinator", address, "--processes", str(processes), "--process", str(number)]
@@ -56,7 +58,7 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
             )
             running.append(process)
             assert process.stdout is not None
-            printers.append(threading.Thread(target=_print_lines, args=(process.stdout, f"[{number}] ")))
+            printers.append(threading.Thread(target=_print_lines, args=(process.stdout, f"[{number}] ", output)))
             printers[-1].start()
         status = _wait(running)
     except OSError as error:
@@ -77,9 +79,10 @@ def _wait(running: list[subprocess.Popen[str]]) -> int:
     def pass_on(number: int, _frame: object) -> None:
         for process in running:
             if process.poll() is None:
-                process.send_signal(number)
+                # A terminal that is closed is a wish to end, too.
+                process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     failed, deadline = 0, float("inf")
     try:
         while None in [process.poll() for process in running] and time.monotonic() < deadline:
@@ -94,11 +97,12 @@ def _wait(running: list[subprocess.Popen[str]]) -> int:
     return 128 - failed if failed < 0 else failed
 
 
-def _print_lines(stream: IO[str], prefix: str) -> None:
+def _print_lines(stream: IO[str], prefix: str, output: Steady) -> None:
+    # To the end, whoever still listens: a full pipe would hold the process up.
     for line in stream:
         # One write, so that lines of two processes do not mix.
-        sys.stdout.write(prefix + line.rstrip("\n") + "\n")
-        sys.stdout.flush()
+        output.write(prefix + line.rstrip("\n") + "\n")
+        output.flush()
 
 
 def _free_port() -> int:

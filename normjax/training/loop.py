@@ -18,7 +18,7 @@ from normjax.data import Dataset, draw_reference, load_dataset, make_drift, make
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.clock import Clock
-from normjax.training.cluster import is_first, on_first, own_shard
+from normjax.training.cluster import is_first, on_first, own_shard, require_same
 from normjax.training.config import TrainConfig
 from normjax.training.diagnosis import first_non_finite
 from normjax.training.evaluate import Evaluator, Scores
@@ -95,9 +95,20 @@ class _Run:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
         on_first(lambda: run.record(config, self.dataset.info))
         self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)
+        self._require_same_processes()
         self.pending: list[StepMetrics] = []
         self.skipped = 0
         self.stopping = False
+
+    def _require_same_processes(self) -> None:
+        """Processes that differ would part in silence, or wait for each other for ever."""
+        config = self.config.model_dump(mode="json")
+        for own in ("threads", "cache_mib"):  # of each process
+            del config["run"][own]
+        sections = {name: value for name, value in config.items() if isinstance(value, dict)}
+        rest = {name: value for name, value in config.items() if name not in sections}
+        files = {"the data": self.dataset.info.model_dump(), "the latest checkpoint": self.checkpoints.latest}
+        require_same({**sections, **rest, **files, "devices": jax.local_device_count()})
 
     def carry_out(self) -> dict[str, Any]:
         """Trains what is left to train, tests, and writes the summary."""

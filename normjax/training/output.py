@@ -13,10 +13,10 @@ def steady_console(*, quiet: bool = False) -> Console:
     Args:
       quiet: whether it prints nothing.
     """
-    return Console(file=_Steady(sys.stdout), quiet=quiet)  # type: ignore[arg-type]
+    return Console(file=Steady(sys.stdout), quiet=quiet)  # type: ignore[arg-type]
 
 
-class _Steady:
+class Steady:
     """A stream whose failure, as of a pipe that is closed or a full disk, is told once on standard error."""
 
     def __init__(self, stream: Any):

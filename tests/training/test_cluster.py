@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from run_cases import metrics_of
 from normjax.errors import UserError
 from normjax.training.cluster import join_cluster, on_first, own_shard, sum_over_processes
 from normjax.training.evaluate import restore_run
+
+pytest_plugins = ["training_fixtures"]
 
 ROOT = Path(__file__).parents[2]
 MEMBER = Path(__file__).with_name("cluster_member.py")
@@ -44,6 +48,16 @@ def flush_and_send(self, at, state):
 
 loop._Run._flush = flush_and_send
 main(sys.argv[4:])
+"""
+
+
+# The second process is given further options.
+DIFFERENT = """
+import sys
+from normjax.cli import main
+
+more = sys.argv[1].split()
+main(sys.argv[2:] + (more if sys.argv[-2:] == ["--process", "1"] else []))
 """
 
 
@@ -147,6 +161,35 @@ def test_a_mistake_ends_all_processes_with_one_line_each(tmp_path):
     assert "is gone" not in out
 
 
+@pytest.mark.parametrize(
+    ("more", "differ"),
+    [
+        ("--optimizer.learning-rate 0.9 --seed 3", "optimizer, seed, the data"),
+        # Files that the processes do not share, as of a network file system that is late.
+        ("--workdir {other}", "the latest checkpoint"),
+    ],
+)
+def test_processes_that_differ_do_not_train(straight_run, tmp_path, more, differ):
+    # They parted in silence, or waited for each other for ever.
+    path = tmp_path / "run"
+    shutil.copytree(straight_run.path, path)
+    shutil.rmtree(path / "checkpoints" / "21")
+    options = ["-c", DIFFERENT, more.format(other=tmp_path / "other"), "train", "--config", path / "config.json"]
+    code, out = launch(2, 1, *options, "--workdir", path)
+    assert code == 2
+    for process in range(2):
+        assert f"[{process}] normjax: error: process 1 and the first one differ in {differ}; start all" in out
+
+
+def test_processes_go_on_when_nobody_listens_to_the_launcher(tmp_path):
+    # Its printers died of the closed pipe, and the processes waited for room in theirs.
+    script = "import sys; [print('x' * 100) for _ in range(5000)]; open(sys.argv[1] + sys.argv[-1], 'w')"
+    words = shlex.join([sys.executable, "-m", "normjax", "launch", "-n", "2", "--", "-c", script, f"{tmp_path}/"])
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {words} | head -1"], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["0", "1"]
+
+
 def workdir(path):
     return "--workdir", path
 
@@ -162,6 +205,8 @@ def test_what_fails_while_launching_is_said():
     [
         (("127.0.0.1:1", 2, None), "coordinator=127.0.0.1:1, processes=2, process=None: give all three"),
         (("127.0.0.1:1", 2, 2), "process=2 is not one of 2 processes; use 0 to 1"),
+        (("nowhere", 2, 0), "coordinator=nowhere is no host and port; use HOST:PORT"),
+        (("127.0.0.1:1", 0, 0), "processes=0: use 1 or more"),
         (("127.0.0.1:1", 2, -1), "process=-1 is not one of 2 processes; use 0 to 1"),
     ],
 )
