@@ -5,6 +5,7 @@ Doctests import it before pytest does, hence PYTEST_DONT_REWRITE
 """
 
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,11 @@ def without_pictures(monkeypatch) -> None:
 @pytest.fixture
 def collected() -> Iterator[None]:
     """What a test leaves behind ends with it, under its own filters of warnings."""
+    before = set(threading.enumerate())
     yield
+    # Those of a write that failed may still hold what it never awaited.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
     gc.collect()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters import partial_eval
 
@@ -76,7 +77,11 @@ def sizes_of(v: Any) -> tuple[int, ...]:
 
 def as_number(size: Any) -> int:
     """A size, or what stands in for one that is left open."""
-    return size if isinstance(size, int) else int(size._evaluate(dict.fromkeys(size._get_vars(), _STAND_IN)))
+    return (
+        int(size)
+        if isinstance(size, int | np.integer)
+        else int(size._evaluate(dict.fromkeys(size._get_vars(), _STAND_IN)))
+    )
 
 
 def dtype_of(v: Any) -> Any:
