@@ -14,6 +14,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 MAX_PIXELS = 50_000_000  # checked from the header, before the pixels are decoded
 MIN_SIDE = 2  # one pixel a side is no picture but a placeholder for one
+MAX_RATIO = 100  # of the sides: resized by its shorter one, a strip would become an image of any size
 
 
 def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
@@ -25,7 +26,8 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
       name: of the file or record, for the message.
 
     Raises:
-      UserError: the bytes are no picture, are cut short, or hold more than 50 million pixels or one row or column.
+      UserError: the bytes are no picture, are cut short, or hold more than 50 million pixels, one row or column, or a
+        strip.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "BMP", "GIF", "WEBP")) as image:
@@ -33,6 +35,10 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
                 raise UserError(f"{name}: {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read.")
             if min(image.size) < MIN_SIDE:
                 raise UserError(f"{name}: {image.width}x{image.height} pixels; it takes {MIN_SIDE} a side at least.")
+            if max(image.size) > MAX_RATIO * min(image.size):
+                raise UserError(
+                    f"{name}: {image.width}x{image.height} pixels; one side may be {MAX_RATIO} times the other at most."
+                )
             pixels = _to_bytes(image, channels)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture (PNG, JPEG, BMP, GIF or WebP).") from error

@@ -34,6 +34,8 @@ FAULTS = {
     3: ({"image": b"not a picture"}, "record 3: not a picture"),
     11: ({"image": claimed(50_000, 50_000)}, "record 11: "),
     12: ({"image": claimed(1, 1)}, "record 12: 1x1 pixels; it takes 2 a side at least"),
+    # Resized by its shorter side it would be an image of gigabytes.
+    13: ({"image": claimed(6_000_000, 2)}, "record 13: 6000000x2 pixels; one side may be 100 times the other at most"),
     20: ({"label": -1}, "label -1 of record 20 does not fit 3 classes"),
     29: ({"image": encoded(distinct_pixels(1, 7, 5, 3)[0])}, "record 29"),
 }
