@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from normjax.tracing import capture, leaf_paths
-from normjax.tracing.dependencies import Frame, Tap, Tracer, follow
+from normjax.tracing.dependencies import Frame, Tap, Tracer
+from normjax.tracing.follow import follow
 from normjax.tracing.known import bind
 from normjax.tracing.neurons import Neurons
 from normjax.tracing.program import inlined

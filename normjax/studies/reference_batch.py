@@ -97,10 +97,23 @@ def table(results: Results) -> str:
 def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     """The figures of the study, beside its numbers: ``STEM-accuracy.png`` and ``STEM-drift.png``."""
     del data_dir  # the numbers are enough
+    # Drawing is for the end: it brings matplotlib.
     from normjax.studies.reference_batch_figures import draw_accuracy, draw_drift
 
-    draw_accuracy(results, stem.with_name(f"{stem.name}-accuracy.png"))
-    draw_drift(results, stem.with_name(f"{stem.name}-drift.png"))
+    curves = {
+        stream: {
+            LABELS[contender]: [run["curve"] for run in runs_of(results, stream, contender) if "curve" in run]
+            for contender in CONTENDERS
+        }
+        for stream in STREAMS
+    }
+    draw_accuracy(curves, stem.with_name(f"{stem.name}-accuracy.png"))
+    networks = [
+        (LABELS[contender], kept, next((run["probe"] for run in found if "probe" in run), None))
+        for contender, kept in (("batch_norm", "running averages"), ("virtual", "reference"))
+        for found in [runs_of(results, "two classes", contender)]
+    ]
+    draw_drift(networks, stem.with_name(f"{stem.name}-drift.png"))
 
 
 def runs_of(results: Results, stream: str, contender: str) -> list[dict[str, Any]]:

@@ -1,29 +1,31 @@
 """The figures of the study of reference batches."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from normjax.studies.curves import STYLES
 from normjax.studies.network import BATCH
-from normjax.studies.reference_batch import CONTENDERS, LABELS, STREAMS, runs_of
-from normjax.studies.trials import Results
 from normjax.training.plots import new_figure, save_figure
 
-_STYLES = dict(zip(CONTENDERS, STYLES, strict=True))
+Curves = Mapping[str, Sequence[Any]]  # by the name of a contender, its curves: pairs of step and accuracy
 
 
-def draw_accuracy(results: Results, file: Path) -> None:
-    """Validation accuracy against steps, a panel a stream; means over the seeds."""
-    figure, (panels,) = new_figure(1, len(STREAMS), (14, 4.6))
-    for axes, stream in zip(panels, STREAMS, strict=True):
-        for contender in CONTENDERS:
-            curves = [np.array(run["curve"]) for run in runs_of(results, stream, contender) if "curve" in run]
+def draw_accuracy(streams: Mapping[str, Curves], file: Path) -> None:
+    """Validation accuracy against steps, a panel a stream; means over the seeds.
+
+    Args:
+      streams: by the name of a stream the curves of all contenders, in the same order each time.
+      file: PNG to write.
+    """
+    figure, (panels,) = new_figure(1, len(streams), (14, 4.6))
+    for axes, (stream, contenders) in zip(panels, streams.items(), strict=True):
+        for (label, curves), style in zip(contenders.items(), STYLES, strict=True):
             if curves:
-                mean = np.mean(curves, 0)
-                axes.plot(
-                    mean[:, 0], 100 * mean[:, 1], label=LABELS[contender], markersize=4, lw=1.3, **_STYLES[contender]
-                )
+                mean = np.mean([np.array(curve) for curve in curves], 0)
+                axes.plot(mean[:, 0], 100 * mean[:, 1], label=label, markersize=4, lw=1.3, **style)
         axes.axhline(10, color="#999999", lw=0.8, ls=":")
         axes.set(title=f"Batches: {stream}", xlabel=f"steps of {BATCH} images", ylabel="validation accuracy [%]")
         axes.set_ylim(0, 90)
@@ -33,25 +35,28 @@ def draw_accuracy(results: Results, file: Path) -> None:
     save_figure(figure, file, "Accuracy under shuffled and skewed batches (dotted: chance)")
 
 
-def draw_drift(results: Results, file: Path) -> None:
-    """Distance of the statistics of batches, and of those that are kept, from the population's, layer by layer."""
-    figure, (panels,) = new_figure(1, 2, (12, 4.2))
-    for axes, contender in zip(panels, ("batch_norm", "virtual"), strict=True):
-        run = next((run for run in runs_of(results, "two classes", contender) if "probe" in run), None)
-        if run is None:
+def draw_drift(networks: Sequence[tuple[str, str, Any]], file: Path) -> None:
+    """Distance of the statistics of batches, and of those that are kept, from the population's, layer by layer.
+
+    Args:
+      networks: for each its name, that of the statistics that it keeps, and what the probe measured; None: nothing yet.
+      file: PNG to write.
+    """
+    figure, (panels,) = new_figure(1, len(networks), (12, 4.2))
+    for axes, (label, kept, probe) in zip(panels, networks, strict=True):
+        if probe is None:
             continue
-        layers = list(run["probe"])
-        kept = "running averages" if contender == "batch_norm" else "reference"
-        for name, label, style in (
+        layers = list(probe)
+        for name, said, style in (
             ("batch", "a training batch", {"color": "#c2500a", "hatch": "//"}),
             ("kept", kept, {"color": "#1f5fa8"}),
         ):
             offset = -0.2 if name == "batch" else 0.2
             # No bar where all channels of a layer are constant.
-            heights = [run["probe"][layer][name]["mean"] or 0.0 for layer in layers]
-            axes.bar(np.arange(len(layers)) + offset, heights, 0.38, label=label, edgecolor="white", **style)
+            heights = [probe[layer][name]["mean"] or 0.0 for layer in layers]
+            axes.bar(np.arange(len(layers)) + offset, heights, 0.38, label=said, edgecolor="white", **style)
         axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
-        axes.set(title=LABELS[contender], ylabel="distance of the mean [standard deviations]")
+        axes.set(title=label, ylabel="distance of the mean [standard deviations]")
         axes.grid(alpha=0.25, axis="y")
         axes.legend(frameon=False)
     top = max(axes.get_ylim()[1] for axes in panels)

@@ -10,22 +10,24 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from normjax.linen.statistics import REFERENCE_STATS
 from normjax.tracing.dimensions import FIXED, Atoms, Dim, Origin, Value
-from normjax.tracing.program import Path, Program, as_number, inlined, sizes_of
+from normjax.tracing.program import Path, as_number, inlined, sizes_of
 
 PARAMS = "params"  # the collection whose variables are trained
 
 Rule = Callable[["Tracer", JaxprEqn, Sequence[Value]], list[Value]]
-RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers what primitives do to dimensions."""
+class Rules(dict[str, Rule]):
+    """What primitives do to dimensions, by their names."""
 
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
+    def __call__(self, *names: str) -> Callable[[Rule], Rule]:
+        """Registers a function for primitives."""
 
-    return register
+        def register(function: Rule) -> Rule:
+            self.update(dict.fromkeys(names, function))
+            return function
+
+        return register
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Tracer:
     """What has been found while a program is followed.
 
     Attributes:
+      rules: of the primitives.
       atoms: of all dimensions.
       variables: by path.
       order: paths in the order in which the program reads them.
@@ -74,6 +77,7 @@ class Tracer:
       taps: where that is, outside of loops and branches.
     """
 
+    rules: Rules
     atoms: Atoms = field(default_factory=Atoms)
     variables: dict[Path, Value] = field(default_factory=dict)
     order: dict[Path, None] = field(default_factory=dict)
@@ -93,9 +97,6 @@ class Tracer:
           inputs: what is known of its inputs.
           repeated: whether it runs more or less often than once.
         """
-        # Registers its rules.
-        from normjax.tracing import linear_rules, shape_rules  # noqa: F401
-
         frame = Frame(dict(zip(jaxpr.constvars, (self.constant(value) for value in constants), strict=True)))
         frame.repeated = repeated
         frame.values.update(zip(jaxpr.invars, inputs, strict=True))
@@ -125,8 +126,8 @@ class Tracer:
             return self._branches(equation, inputs, frame, number)
         if name == "scan":
             return self._scan(equation, inputs, frame, number)
-        if name in RULES:
-            return RULES[name](self, equation, inputs)
+        if name in self.rules:
+            return self.rules[name](self, equation, inputs)
         return self.unknown(equation, inputs)
 
     def _branches(self, equation: JaxprEqn, inputs: list[Value], frame: Frame, number: int) -> list[Value]:
@@ -197,22 +198,6 @@ class Tracer:
         """Keeps all dimensions of a value whole."""
         for dim in value.dims:
             self.atoms.hold(dim.labels, reason, sized=sized)
-
-
-def follow(program: Program) -> tuple[Tracer, list[Value], Frame]:
-    """Follows a network from its variables to its outputs.
-
-    Args:
-      program: as ``capture`` gives it.
-
-    Returns:
-      What was found, the outputs, and all values on the way.
-    """
-    tracer = Tracer()
-    inputs = [tracer.variable(path, sizes_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)]
-    inputs += [fixed(sizes_of(v)) for v in program.jaxpr.invars[len(inputs) :]]
-    outputs, frame = tracer.follow(program.jaxpr, program.constants, inputs)
-    return tracer, outputs, frame
 
 
 def fixed(shape: tuple[int, ...]) -> Value:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from normjax.tracing.dependencies import Tracer, rule
+from normjax.tracing.dependencies import Rules, Tracer
 from normjax.tracing.dimensions import FIXED, Dim, Value
 from normjax.tracing.program import sizes_of
+
+rules = Rules()
 
 # Of each element alone; 0 where their argument is 0.
 _ODD = {"abs", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "conj", "convert_element_type", "copy", "copy_p"}
@@ -21,7 +23,7 @@ _OTHER |= {"erfc", "exp", "exp2", "ge", "igamma", "igammac", "is_finite", "le", 
 _OTHER |= {"nan_to_num", "polygamma", "population_count", "clz", "pow", "regularized_incomplete_beta", "rsqrt", "zeta"}
 
 
-@rule(*_ODD, *_ALL, *_ANY, *_FIRST, *_OTHER, "select_n")
+@rules(*_ODD, *_ALL, *_ANY, *_FIRST, *_OTHER, "select_n")
 def elementwise(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Elements at the same place live or die together."""
     name, shape = equation.primitive.name, sizes_of(equation.outvars[0])
@@ -60,7 +62,7 @@ def _zero(name: str, zeros: Sequence[bool]) -> bool:
     return (name in _ALL or name == "select_n") and all(zeros)
 
 
-@rule(
+@rules(
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor", "argmax", "argmin"
 )
 def reduction(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
@@ -74,7 +76,7 @@ def reduction(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> li
     return [Value(dims, value.null and name != "reduce_prod")]
 
 
-@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+@rules("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulative(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Each element depends on those before it."""
     (value,), axis, name = inputs, equation.params["axis"], equation.primitive.name
@@ -84,7 +86,7 @@ def cumulative(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> l
     return [Value(tuple(dims))]
 
 
-@rule("dot_general")
+@rules("dot_general")
 def product(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Ties the dimensions it sums over; the others are those of the output."""
     (left_summed, right_summed), (left_batch, right_batch) = equation.params["dimension_numbers"]
@@ -113,7 +115,7 @@ def _summed(tracer: Tracer, inputs: Sequence[Value], axes: tuple[int, int], name
             tracer.tap(operand, axes[operand], inputs[operand])
 
 
-@rule("conv_general_dilated")
+@rules("conv_general_dilated")
 def convolution(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Ties the channels it sums over; of grouped channels a whole group is the unit."""
     (image, kernel), params = inputs, equation.params
@@ -153,7 +155,7 @@ def _true(name: str, zeros: Sequence[bool], trues: Sequence[bool]) -> bool:
     return any(trues) if name == "or" else name in ("and", "select_n", "convert_element_type", "copy") and all(trues)
 
 
-@rule("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "cumred_reduce_window")
+@rules("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "cumred_reduce_window")
 def window(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Pooling keeps the dimensions along which its window has size 1."""
     params = equation.params
@@ -176,8 +178,8 @@ def window(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[
     return [Value(tuple(dims))]
 
 
-@rule("psum", "pmax", "pmin", "psum_invariant", "pvary", "pbroadcast", "ppermute", "optimization_barrier")
-@rule("pcast", "copy_to_invariant", "sharding_constraint", "reduced_vary_cast")
+@rules("psum", "pmax", "pmin", "psum_invariant", "pvary", "pbroadcast", "ppermute", "optimization_barrier")
+@rules("pcast", "copy_to_invariant", "sharding_constraint", "reduced_vary_cast")
 def passed(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Values that only go elsewhere."""
     del tracer, equation

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from normjax.tracing.dependencies import follow
 from normjax.tracing.dimensions import Components, Origin
+from normjax.tracing.follow import follow
 from normjax.tracing.program import Path, capture, leaf_paths
 from normjax.tracing.resize import Alive
 

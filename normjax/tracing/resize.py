@@ -10,8 +10,9 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from normjax.tracing.dependencies import Frame, Tracer, closed, derivative, differentiable, follow
+from normjax.tracing.dependencies import Frame, Tracer, closed, derivative, differentiable
 from normjax.tracing.dimensions import Components, Dim, Value
+from normjax.tracing.follow import follow
 from normjax.tracing.known import bind
 from normjax.tracing.program import Path, Program, inlined
 from normjax.tracing.resize_rules import RESIZED, Step, cut, sizes

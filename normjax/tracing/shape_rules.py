@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from normjax.tracing.dependencies import Tracer, fixed, rule
+from normjax.tracing.dependencies import Rules, Tracer, fixed
 from normjax.tracing.dimensions import FIXED, Dim, Labels, Value
 from normjax.tracing.program import as_number, sizes_of
 
+rules = Rules()
 
-@rule("broadcast_in_dim")
+
+@rules("broadcast_in_dim")
 def broadcast(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Dimensions that it makes go with whatever they meet."""
     value, axes, shape = inputs[0], equation.params["broadcast_dimensions"], sizes_of(equation.outvars[0])
@@ -24,7 +26,7 @@ def broadcast(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> li
     return [Value(tuple(dims), value.null)]
 
 
-@rule("transpose")
+@rules("transpose")
 def transpose(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """The same dimensions in another order."""
     del tracer
@@ -32,7 +34,7 @@ def transpose(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> li
     return [value._replace(dims=tuple(value.dims[axis] for axis in equation.params["permutation"]))]
 
 
-@rule("squeeze")
+@rules("squeeze")
 def squeeze(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Dimensions of size 1 go."""
     (value,), gone = inputs, equation.params["dimensions"]
@@ -41,7 +43,7 @@ def squeeze(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list
     return [value._replace(dims=tuple(dim for axis, dim in enumerate(value.dims) if axis not in gone))]
 
 
-@rule("rev")
+@rules("rev")
 def rev(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """The same elements from the end on."""
     del tracer
@@ -51,7 +53,7 @@ def rev(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Val
     return [value._replace(dims=tuple(dims))]
 
 
-@rule("reshape")
+@rules("reshape")
 def reshape(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Splits and joins dimensions, of which one at most can lose elements."""
     value, shape = inputs[0], sizes_of(equation.outvars[0])
@@ -130,7 +132,7 @@ def _split(tracer: Tracer, dim: Dim, sizes: list[int], null: bool) -> list[Dim]:
     return plain
 
 
-@rule("concatenate")
+@rules("concatenate")
 def concatenate(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Along its dimension each part keeps its atoms; the others go together."""
     along = equation.params["dimension"]
@@ -148,7 +150,7 @@ def concatenate(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
     return [Value(tuple(dims), all(value.null for value in inputs))]
 
 
-@rule("stack")
+@rules("stack")
 def stack(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """A new dimension, along which values of the same dimensions lie."""
     stacked = inputs[0]
@@ -159,7 +161,7 @@ def stack(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[V
     return [Value(tuple(dims), stacked.null)]
 
 
-@rule("unstack")
+@rules("unstack")
 def unstack(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """The values along a dimension, one by one."""
     (value,), axis = inputs, equation.params["axis"]
@@ -168,7 +170,7 @@ def unstack(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list
     return [Value(dims, value.null) for _ in equation.outvars]
 
 
-@rule("tile")
+@rules("tile")
 def tile(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Elements that repeat live or die together."""
     del tracer
@@ -180,7 +182,7 @@ def tile(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     return [Value(tuple(dims), value.null)]
 
 
-@rule("pad")
+@rules("pad")
 def pad(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Elements that are added go with whatever they meet."""
     value, filling = inputs
@@ -200,7 +202,7 @@ def pad(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Val
     return [Value(tuple(dims), value.null and filling.null)]
 
 
-@rule("slice")
+@rules("slice")
 def slice_(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Some of the elements."""
     del tracer
@@ -215,7 +217,7 @@ def slice_(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[
     return [value._replace(dims=tuple(dims))]
 
 
-@rule("split")
+@rules("split")
 def split(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """All elements, in parts."""
     del tracer
@@ -227,7 +229,7 @@ def split(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[V
     ]
 
 
-@rule("iota", "random_bits")
+@rules("iota", "random_bits")
 def made(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Positions and noise, of which those are left that go with what is left."""
     for value in inputs:
@@ -235,7 +237,7 @@ def made(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     return [Value(tuple(Dim(tracer.atoms.weak(size), zero=False) for size in sizes_of(equation.outvars[0])))]
 
 
-@rule("random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "axis_index", "platform_index")
+@rules("random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "axis_index", "platform_index")
 def keys(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Keys and numbers that no variable decides."""
     for value in inputs:
@@ -243,7 +245,7 @@ def keys(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Va
     return [fixed(sizes_of(v)) for v in equation.outvars]
 
 
-@rule("dynamic_slice")
+@rules("dynamic_slice")
 def dynamic_slice(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Keeps the dimensions of which it takes all."""
     value, shape = inputs[0], sizes_of(equation.outvars[0])
@@ -252,7 +254,7 @@ def dynamic_slice(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -
     ]
 
 
-@rule("dynamic_update_slice")
+@rules("dynamic_update_slice")
 def dynamic_update_slice(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Ties the dimensions of which it replaces all."""
     del equation
@@ -269,7 +271,7 @@ def dynamic_update_slice(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Va
     return [Value(tuple(dims))]
 
 
-@rule("gather")
+@rules("gather")
 def gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Keeps the dimensions of which each lookup takes all, as the features of an embedding."""
     (value, indices), params = inputs, equation.params
@@ -292,7 +294,7 @@ def _whole(tracer: Tracer, dim: Dim, size: int, name: str) -> Dim:
     return Dim(np.full(size, FIXED), zero=False)
 
 
-@rule("all_gather", "all_gather_invariant")
+@rules("all_gather", "all_gather_invariant")
 def all_gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """The values of all devices, in a row."""
     params, outputs = equation.params, []
@@ -309,7 +311,7 @@ def all_gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> l
     return outputs
 
 
-@rule("sort", "top_k")
+@rules("sort", "top_k")
 def sort(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Orders the elements of one dimension, the others stay."""
     along = equation.params.get("dimension", len(inputs[0].dims) - 1)
