@@ -1,4 +1,4 @@
-"""Networks as programs: their jaxprs, and values that the variables alone decide."""
+"""Networks as programs: their jaxprs, what the variables alone decide, what belongs together, runs at other sizes."""
 
 from normjax.tracing.known import Known
 from normjax.tracing.program import Program, capture, inlined, leaf_paths, nested
