@@ -17,8 +17,11 @@ def draw_zeros(points: dict[str, list[tuple[float, float]]], labels: dict[str, s
     """
     figure, ((axes,),) = new_figure(1, 1, (7.5, 4.6))
     best = max(accuracy for runs in points.values() for _, accuracy in runs)
-    for (name, runs), style in zip(points.items(), STYLES, strict=False):
+    # Those of a contender are the same in all pictures.
+    styles = dict(zip(labels, STYLES, strict=False))
+    for name, runs in points.items():
         zeros, accuracy = zip(*runs, strict=True)
+        style = styles[name]
         if len(runs) < 2:
             style = {**style, "linestyle": "none"}
         # Where nothing is left, the mark stands at the edge.
