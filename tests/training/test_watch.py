@@ -129,7 +129,8 @@ def test_a_stranger_gets_no_line(meet):
     party = meet(knock)
     for stranger in strangers:
         stranger.settimeout(20)
-        assert stranger.recv(10) == b""
+        with contextlib.suppress(ConnectionResetError):  # of one that was still in the queue at the end
+            assert stranger.recv(10) == b""
         stranger.close()
     assert party.news == {0: [], 1: [], 2: []}
     assert sorted(party.members[0]._lines) == [1, 2]
