@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import ValidationError
 
+from normjax.complaints import one_line
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
@@ -22,11 +23,6 @@ from normjax.training.cluster_options import ALONE, Cluster
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
 from normjax.training.stop import StoppedError, StopRequest
 
-# What tyro makes of a validation error in a section of the config.
-_INVALID_FIELD = re.compile(
-    r"Error parsing \S*options\.(?P<section>\S+): \d+ validation errors? for \w+ "
-    r"(?:(?P<field>[a-z][\w.]*) )?(?P<reason>[A-Z].*?) \[type=\w+, input_value=(?P<value>.*?), input_type="
-)
 _RUN = Annotated[Path, tyro.conf.Positional]
 
 
@@ -360,7 +356,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_one_line(complaint.getvalue())) from stop
+        raise UserError(one_line(complaint.getvalue())) from stop
 
 
 def _start_config(arguments: list[str], kind: type[Config]) -> Config:
@@ -372,23 +368,6 @@ def _start_config(arguments: list[str], kind: type[Config]) -> Config:
                 raise UserError("--config needs a file.")
             return load_config(Path(value or arguments[i + 1]), kind)
     return kind()
-
-
-def _one_line(box: str) -> str:
-    """What a box of tyro says before its first rule, without frame and title, and the options it suggests."""
-    rows = [row for line in box.splitlines() if not line.startswith(("╭", "╰")) and (row := line.strip("│ "))]
-    rules = [i for i, row in enumerate(rows) if not row.strip("─-")]
-    if not box.startswith("╭"):  # without line drawing, title and rule stand where the frame would be
-        rows, rules = rows[2:], [i - 2 for i in rules[1:]]
-    message = " ".join(rows[: rules[0] if rules else None])
-    if invalid := _INVALID_FIELD.search(message):
-        reason = invalid["reason"].removeprefix("Value error, ")
-        if invalid["field"] is None:
-            return f"{invalid['section']}: {reason}"
-        return f"{invalid['section']}.{invalid['field']}={invalid['value']}: {reason}"
-    _, _, hint = " ".join(rows).partition("Perhaps you meant:")
-    suggested = list(dict.fromkeys(word for word in hint.split() if re.match("--[a-z]", word) and word != "--help"))
-    return f"{message}; perhaps you meant {' or '.join(suggested)}?" if suggested else message
 
 
 def _new_workdir(name: str) -> Path:

@@ -91,7 +91,7 @@ class Shrunken:
         outputs = resized([given[path] for path in program.paths], jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(program.output), outputs)
 
-    def size(self, example: Any, **kwargs: Any) -> "Size":
+    def size(self, example: Any, **kwargs: Any) -> Size:
         """Parameters and multiplications of the smaller network.
 
         Args:

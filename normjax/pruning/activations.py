@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from normjax.tracing import capture, leaf_paths
 from normjax.tracing.dependencies import Frame, Tap, Tracer
 from normjax.tracing.follow import follow
 from normjax.tracing.known import bind
 from normjax.tracing.neurons import Neurons
-from normjax.tracing.program import inlined
+from normjax.tracing.program import inlined, interpret
 
 Loss = Callable[[Any, Any], jax.Array]  # outputs and targets -> the loss of each example
 
@@ -38,6 +38,12 @@ class _Read(NamedTuple):
 
     tap: Tap
     groups: dict[str, np.ndarray]  # which neuron each element of the dimension is; -1: none of the group
+
+    def elements(self, group: str) -> np.ndarray:
+        """Those of each neuron, (neurons, elements): several where a feature map was flattened."""
+        number = self.groups[group]
+        chosen = np.flatnonzero(number >= 0)
+        return chosen[np.argsort(number[chosen], kind="stable")].reshape(number.max() + 1, -1)
 
 
 class ActivationProbe:
@@ -150,10 +156,7 @@ def reader(
     read = next((read for read in _reads(neurons, tracer) if group in read.groups), None)
     if read is None:
         raise ValueError(f"the activations of {group} cannot be followed.")
-    number = read.groups[group]
-    chosen = np.flatnonzero(number >= 0)
-    order = chosen[np.argsort(number[chosen], kind="stable")]
-    size = next(found.size for found in neurons.groups if found.name == group)
+    order = read.elements(group)
 
     def activations(variables: Any, inputs: Any) -> jax.Array:
         watched = _Gated([read], [jnp.ones(())])
@@ -162,8 +165,8 @@ def reader(
             frame,
             [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)],
         )
-        a = jnp.moveaxis(watched.seen[0], read.tap.axis, 1).reshape(len(inputs), len(number), -1)
-        return a[:, order].reshape(len(inputs), size, -1)
+        a = jnp.moveaxis(watched.seen[0], read.tap.axis, 1).reshape(len(inputs), len(read.tap.dim.labels), -1)
+        return a[:, order].reshape(len(inputs), len(order), -1)
 
     return activations
 
@@ -186,26 +189,19 @@ class _Gated:
         self.seen: list[Any] = [None] * len(self._gates)
 
     def run(self, program: ClosedJaxpr, frame: Frame, inputs: Sequence[Any]) -> list[Any]:
-        jaxpr = program.jaxpr
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *inputs], strict=True))
+        """The outputs; what was read is in ``seen``."""
+        return interpret(program.jaxpr, [*program.consts, *inputs], partial(self._step, frame))
 
-        def read(v: Any) -> Any:
-            return v.val if isinstance(v, Literal) else values[v]
-
-        for number, equation in enumerate(jaxpr.eqns):
-            operands = [read(v) for v in equation.invars]
-            for index, operand in enumerate(operands):
-                place = (id(frame), number, index)
-                if place in self._gates:
-                    self.seen[self._order[place]] = operand
-                    operands[index] = operand * self._gates[place].astype(operand.dtype)
-            called, inner = inlined(equation), frame.calls.get(number, [])
-            if called is not None and self._within(inner[0]):
-                outputs = self.run(called, inner[0], operands)
-            else:
-                outputs = bind(equation, operands)
-            values.update(zip(equation.outvars, outputs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
+    def _step(self, frame: Frame, number: int, equation: JaxprEqn, operands: list[Any]) -> list[Any]:
+        for index, operand in enumerate(operands):
+            place = (id(frame), number, index)
+            if place in self._gates:
+                self.seen[self._order[place]] = operand
+                operands[index] = operand * self._gates[place].astype(operand.dtype)
+        called, inner = inlined(equation), frame.calls.get(number, [])
+        if called is not None and self._within(inner[0]):
+            return self.run(called, inner[0], operands)
+        return bind(equation, operands)
 
     def _within(self, frame: Frame) -> bool:
         """Whether there is a gate in a call, or in one that it makes."""
@@ -232,10 +228,7 @@ def _by_neuron(
         for read, gradient, of_element in zip(reads, gradients, values, strict=True):
             if group.name not in read.groups:
                 continue
-            number = read.groups[group.name]
-            chosen = np.flatnonzero(number >= 0)
-            # A neuron may have several elements, as the positions of a feature map that was flattened.
-            order = chosen[np.argsort(number[chosen], kind="stable")].reshape(group.size, -1)
+            order = read.elements(group.name)
             each = math.prod(read.tap.shape) // read.tap.shape[read.tap.axis]
             positions = max(each * order.shape[1] / examples, 1)
             change = np.asarray(gradient, np.float64)[:, order].sum(2)

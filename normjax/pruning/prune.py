@@ -90,18 +90,17 @@ def prune(
     if not neurons.groups:
         reasons = "; ".join(dict.fromkeys(reason for whole in neurons.whole for reason in whole.reasons))
         raise ValueError(f"this network has no neuron that can be removed: {reasons}.")
-    if (share is None) == (kept is None):
-        raise ValueError(f"share={share} and kept={kept}: give one of them.")
     sizes = {group.name: group.size for group in neurons.groups}
-    if kept is not None:
+    if kept is not None and share is None:
         stays = everything(sizes) | {name: tuple(sorted(set(map(int, few)))) for name, few in kept.items()}
-    else:
-        if not 0 < share < 1:  # type: ignore[operator]
+    elif share is not None and kept is None:
+        if not 0 < share < 1:
             raise ValueError(f"share={share:g} is out of range; use more than 0 and less than 1.")
         scores = debiased(score_of(neurons, variables, score, activations=activations, seed=seed), debias)
-        count = round(share * sum(sizes.values()))  # type: ignore[operator]
         limits: dict[str, Any] = {"min_keep": min_keep, "layer_cap": layer_cap, "protected": protected}
-        stays = without_lowest(scores, everything(sizes), count, **limits)
+        stays = without_lowest(scores, everything(sizes), round(share * sum(sizes.values())), **limits)
+    else:
+        raise ValueError(f"share={share} and kept={kept}: give one of them.")
     smaller = Shrunken(model, neurons, stays)
     return Pruned(
         smaller.apply,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from normjax.data import Dataset, evaluation_batches, training_batches
+from normjax.data import Dataset, evaluation_batches, make_drift, make_stream, training_batches
 from normjax.errors import UserError
 from normjax.inference import Shrunken
 from normjax.inference.shrink import Size
@@ -40,13 +40,6 @@ class Round(NamedTuple):
     step: float  # share of the neurons that was to go
     accepted: bool
     widths: dict[str, int]
-
-
-class SearchStoppedError(StoppedError):
-    """A search ended because it was asked to, and can go on later."""
-
-    def __init__(self, number: int):
-        Exception.__init__(self, f"stopped after round {number}, which is saved; the same command goes on")
 
 
 class Found(NamedTuple):
@@ -92,12 +85,12 @@ class Search:
         self.model = build_session(config, dataset.info, training=False).model
         self.example = jax.ShapeDtypeStruct((1, *dataset.info.image_shape), jnp.float32)
         self.probe = ActivationProbe(self.model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
-        # Neither its parameters nor its reference are used: these are those of the run.
-        blank = self.session.state_like()
-        self.blank = blank.replace(reference=reference)
+        self.blank = self.session.state_like().replace(reference=reference)
         self.first = variables
         self.checkpoints = Checkpoints(folder, keep=1)
         self._compiled: Any = None
+        refresh = self.session.refresh
+        self._refresh = refresh and self.parallel.map(refresh, "replicated", inputs=("replicated",), donate=True)
 
     def carry_out(self) -> Found:
         """Rounds until the target no longer holds, or is reached.
@@ -124,10 +117,10 @@ class Search:
             rounds.append(self._round(0, kept, self._accuracy(self._state(best, kept)), 0.0, accepted=True))
             self._tell(rounds[0])
         target = self._target(rounds[0])
-        while step >= self.options.min_step and not self._reached(rounds):
+        while step >= self.options.min_step and not self._reached(_size(rounds[-1]), _size(rounds[0])):
             if self.stop.signal is not None:
-                raise SearchStoppedError(rounds[-1].number)
-            smaller = self._smaller(best, kept, step, rounds[0])
+                raise StoppedError(f"stopped after round {rounds[-1].number}, which is saved; the same command goes on")
+            smaller = self._smaller(best, kept, step, _size(rounds[0]))
             if smaller == kept:
                 break
             number = rounds[-1].number + 1
@@ -151,14 +144,14 @@ class Search:
             return first.accuracy - options.max_drop
         return options.target_accuracy
 
-    def _reached(self, rounds: list[Round]) -> bool:
+    def _reached(self, now: Size, first: Size) -> bool:
         """Whether the network is as small as was asked for."""
-        now, first, options = rounds[-1], rounds[0], self.options
+        options = self.options
         if options.keep_macs is not None:
             return now.multiply_adds <= options.keep_macs * first.multiply_adds
         return options.keep_params is not None and now.parameters <= options.keep_params * first.parameters
 
-    def _smaller(self, variables: Any, kept: Kept, step: float, first: Round) -> Kept:
+    def _smaller(self, variables: Any, kept: Kept, step: float, first: Size) -> Kept:
         """The neurons that stay after this round."""
         scores = self._scores(variables, kept)
         options = self.options
@@ -178,8 +171,8 @@ class Search:
         low, high = 1, most
         while low < high:
             middle = (low + high) // 2
-            candidate = self._round(0, without(middle), 0.0, 0.0, accepted=True)
-            low, high = (low, middle) if self._reached([first, candidate]) else (middle + 1, high)
+            reached = self._reached(self._size(without(middle)), first)
+            low, high = (low, middle) if reached else (middle + 1, high)
         return without(low)
 
     def _scores(self, variables: Any, kept: Kept) -> dict[str, np.ndarray]:
@@ -226,22 +219,26 @@ class Search:
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
     def _fine_tune(self, state: Any, number: int) -> Any:
-        config, session = self.session.config, self.session
+        config, session, train = self.session.config, self.session, self.dataset.train
+        seed = config.seed + 1000 * number  # another order each round
         source = training_batches(
-            self.dataset.train,
+            train,
             self.dataset.augment,
             batch_size=config.batch_size,
-            # Another order each round.
-            seed=config.seed + 1000 * number,
+            seed=seed,
             start=0,
             stop=session.total_steps,
+            stream=make_stream(config.stream, train, batch_size=config.batch_size, seed=seed),
+            drift=make_drift(config.stream),
             threads=config.run.threads,
         )
-        for batch in source:
+        for step, batch in enumerate(source, 1):
             sharded = self.parallel.shard(batch)
             if self._compiled is None:
-                step = self.parallel.map(session.train_step, ("replicated", "replicated"), donate=True)
-                self._compiled = step.lower(state, sharded).compile()
+                mapped = self.parallel.map(session.train_step, ("replicated", "replicated"), donate=True)
+                self._compiled = mapped.lower(state, sharded).compile()
+            if session.refreshes_before(step):
+                state = self._refresh(state)
             state, metrics = self._compiled(state, sharded)
             metrics.loss.block_until_ready()
         return state
@@ -250,10 +247,12 @@ class Search:
         assert self.dataset.validation is not None
         return self.evaluator.score(state, self.dataset.validation, self.dataset.prepare).accuracy
 
+    def _size(self, kept: Kept) -> Size:
+        return Shrunken(self.model, self.neurons, kept).size(self.example, train=False)
+
     def _round(self, number: int, kept: Kept, accuracy: float, step: float, *, accepted: bool) -> Round:
-        size: Size = Shrunken(self.model, self.neurons, kept).size(self.example, train=False)
         widths = {name: len(numbers) for name, numbers in kept.items()}
-        return Round(number, sum(widths.values()), *size, accuracy, step, accepted, widths)
+        return Round(number, sum(widths.values()), *self._size(kept), accuracy, step, accepted, widths)
 
     def _save(self, variables: Any, kept: Kept, step: float, rounds: list[Round]) -> None:
         meta = {"rounds": [told._asdict() for told in rounds], "kept": kept, "step": step}
@@ -265,6 +264,10 @@ class Search:
         size = f"{told.neurons:,} neurons, {told.parameters:,} parameters, {told.multiply_adds / 1e6:,.2f} M products"
         said = f"round {told.number}: {size}, {told.accuracy:.2%} of the validation split, {verdict}"
         self.console.print(said, highlight=False, soft_wrap=True)
+
+
+def _size(told: Round) -> Size:
+    return Size(told.parameters, told.multiply_adds)
 
 
 def fine_tuning(config: TrainConfig, options: PruneConfig, epochs: float, **changes: Any) -> TrainConfig:

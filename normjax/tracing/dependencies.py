@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from normjax.linen.statistics import REFERENCE_STATS
 from normjax.tracing.dimensions import FIXED, Atoms, Dim, Origin, Value
@@ -228,11 +228,6 @@ def differentiable(v: Any) -> bool:
     return jnp.issubdtype(v.aval.dtype, jnp.inexact)
 
 
-def closed(program: Any) -> ClosedJaxpr:
-    """A jaxpr with its constants, none where there are none."""
-    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])
-
-
 def _doubtful(value: Value) -> Value:
     """A value that later steps replace: whether it is 0 where variables are 0 is not known."""
-    return Value(tuple(dim._replace(zero=False, origin=None) for dim in value.dims))
+    return Value(tuple(Dim(dim.labels, zero=False) for dim in value.dims))

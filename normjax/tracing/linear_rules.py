@@ -62,6 +62,13 @@ def _zero(name: str, zeros: Sequence[bool]) -> bool:
     return (name in _ALL or name == "select_n") and all(zeros)
 
 
+def _true(name: str, zeros: Sequence[bool], trues: Sequence[bool]) -> bool:
+    """Whether the output is True where the inputs are 0 or True."""
+    if name in ("le", "ge", "eq", "is_finite", "not"):
+        return all(zeros)
+    return any(trues) if name == "or" else name in ("and", "select_n", "convert_element_type", "copy") and all(trues)
+
+
 @rules(
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor", "argmax", "argmin"
 )
@@ -148,14 +155,7 @@ def convolution(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
     return [Value(tuple(dims), image.null or kernel.null)]
 
 
-def _true(name: str, zeros: Sequence[bool], trues: Sequence[bool]) -> bool:
-    """Whether the output is True where the inputs are 0 or True."""
-    if name in ("le", "ge", "eq", "is_finite", "not"):
-        return all(zeros)
-    return any(trues) if name == "or" else name in ("and", "select_n", "convert_element_type", "copy") and all(trues)
-
-
-@rules("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "cumred_reduce_window")
+@rules("reduce_window_sum", "reduce_window_max", "reduce_window_min")
 def window(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[Value]:
     """Pooling keeps the dimensions along which its window has size 1."""
     params = equation.params

@@ -4,8 +4,8 @@ import math
 
 from jax.extend.core import Jaxpr
 
-from normjax.tracing.dependencies import Frame, closed
-from normjax.tracing.program import as_number, inlined
+from normjax.tracing.dependencies import Frame
+from normjax.tracing.program import as_number, closed, inlined
 from normjax.tracing.resize import Resized
 from normjax.tracing.resize_rules import sizes
 

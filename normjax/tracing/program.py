@@ -1,7 +1,7 @@
 """A function of variables and inputs as a jaxpr whose inputs are known by the paths of the variables."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,11 +77,9 @@ def sizes_of(v: Any) -> tuple[int, ...]:
 
 def as_number(size: Any) -> int:
     """A size, or what stands in for one that is left open."""
-    return (
-        int(size)
-        if isinstance(size, int | np.integer)
-        else int(size._evaluate(dict.fromkeys(size._get_vars(), _STAND_IN)))
-    )
+    if not isinstance(size, int | np.integer):
+        size = size._evaluate(dict.fromkeys(size._get_vars(), _STAND_IN))
+    return int(size)
 
 
 def dtype_of(v: Any) -> Any:
@@ -94,8 +92,33 @@ def inlined(equation: JaxprEqn) -> ClosedJaxpr | None:
     name = _CALLS.get(equation.primitive.name)
     if name is None:
         return None
-    program = equation.params[name]
+    return closed(equation.params[name])
+
+
+def closed(program: ClosedJaxpr | Jaxpr) -> ClosedJaxpr:
+    """A jaxpr with its constants, none where it has none."""
     return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])
+
+
+def interpret(
+    jaxpr: Jaxpr, inputs: Sequence[Any], step: Callable[[int, JaxprEqn, list[Any]], Sequence[Any]]
+) -> list[Any]:
+    """Runs a jaxpr equation by equation.
+
+    Args:
+      jaxpr: the program.
+      inputs: its constants, then its inputs.
+      step: gives the outputs of an equation, from its number and the values that it reads.
+    """
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], inputs, strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for number, equation in enumerate(jaxpr.eqns):
+        outputs = step(number, equation, [read(v) for v in equation.invars])
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
 
 
 def uses(jaxpr: Jaxpr) -> Counter[Var]:

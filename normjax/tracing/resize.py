@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from normjax.tracing.dependencies import Frame, Tracer, closed, derivative, differentiable
+from normjax.tracing.dependencies import Frame, Tracer, derivative, differentiable
 from normjax.tracing.dimensions import Components, Dim, Value
 from normjax.tracing.follow import follow
 from normjax.tracing.known import bind
-from normjax.tracing.program import Path, Program, inlined
-from normjax.tracing.resize_rules import RESIZED, Step, cut, sizes
+from normjax.tracing.program import Path, Program, closed, inlined, interpret
+from normjax.tracing.resize_rules import RESIZED, Step, cut, grow, sizes
 
 Alive = dict[tuple[Path, int], np.ndarray]  # which elements are left, by variable and dimension; all of those not named
 
@@ -63,32 +63,31 @@ class Resized:
     def _shape(self, value: Value) -> tuple[int, ...]:
         return sizes(value, self.alive)
 
-    def _run(self, jaxpr: Jaxpr, frame: Frame, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
-
-        def read(v: Any) -> Any:
-            return v.val if isinstance(v, Literal) else values[v]
-
-        for number, equation in enumerate(jaxpr.eqns):
-            outputs = self._step(equation, frame, number, [read(v) for v in equation.invars])
-            values.update(zip(equation.outvars, outputs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
     def _inner(self, program: Any, frame: Frame) -> Callable[..., list[Any]]:
         """A program, or one inside it, as a function of what is left of its inputs."""
         inner = closed(program)
 
         def function(*inputs: Any) -> list[Any]:
             constants = [
-                cut(value, [self.alive(dim) for dim in frame.value(v).dims])
+                cut(value, self._all_alive(frame.value(v)))
                 for v, value in zip(inner.jaxpr.constvars, inner.consts, strict=True)
             ]
-            return self._run(inner.jaxpr, frame, constants, inputs)
+            return interpret(inner.jaxpr, [*constants, *inputs], partial(self._step, frame))
 
         return function
 
-    def _step(self, equation: JaxprEqn, frame: Frame, number: int, inputs: list[Any]) -> list[Any]:
+    def _all_alive(self, value: Value) -> list[np.ndarray]:
+        return [self.alive(dim) for dim in value.dims]
+
+    def _step(self, frame: Frame, number: int, equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
         name, calls = equation.primitive.name, frame.calls.get(number, [])
+        before = [frame.value(v) for v in equation.invars]
+        after = [frame.value(v) for v in equation.outvars]
+        if name == "custom_vjp_call":
+            # Its backward pass is a function of Python that knows the sizes it was traced with.
+            whole = [grow(x, self._all_alive(value)) for x, value in zip(inputs, before, strict=True)]
+            outputs = bind(equation, whole)
+            return [cut(y, self._all_alive(value)) for y, value in zip(outputs, after, strict=True)]
         if (called := inlined(equation)) is not None:
             function = self._inner(called, calls[0])
             if len(calls) > 1:
@@ -101,8 +100,6 @@ class Resized:
             return self._condition(equation, calls, inputs)
         if name == "scan":
             return self._scan(equation, calls[0], inputs)
-        before = [frame.value(v) for v in equation.invars]
-        after = [frame.value(v) for v in equation.outvars]
         if name in RESIZED and any(self._shape(value) != value.shape for value in (*before, *after)):
             return RESIZED[name](Step(equation, inputs, before, after, self.alive))
         return bind(equation, inputs)

@@ -55,6 +55,15 @@ def cut(array: Any, alive: Sequence[np.ndarray]) -> Any:
     return array
 
 
+def grow(array: Any, alive: Sequence[np.ndarray]) -> Any:
+    """The array before it was cut, with zeros for what has gone."""
+    for axis, left in enumerate(alive):
+        if not left.all():
+            whole = jnp.zeros((*array.shape[:axis], len(left), *array.shape[axis + 1 :]), array.dtype)
+            array = whole.at[(slice(None),) * axis + (np.flatnonzero(left),)].set(array)
+    return array
+
+
 def _slice(step: Step) -> list[Any]:
     params = step.equation.params
     starts, limits = list(params["start_indices"]), list(params["limit_indices"])

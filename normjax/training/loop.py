@@ -28,7 +28,7 @@ from normjax.training.progress import Progress
 from normjax.training.run_directory import RunDirectory, write_json
 from normjax.training.session import Session, build_session
 from normjax.training.step import StepMetrics
-from normjax.training.stop import StoppedError, StopRequest
+from normjax.training.stop import StopRequest, TrainingStoppedError
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # steps handed to the devices before the loop waits for one
@@ -61,7 +61,7 @@ def train(
 
     Raises:
       UserError: bad options, missing data, a busy or unwritable directory, too many non-finite steps.
-      StoppedError: it was asked to stop; all that was done is saved.
+      TrainingStoppedError: it was asked to stop; all that was done is saved.
     """
     console = console if console is not None and is_first() else Console(quiet=True)
     run = RunDirectory(workdir)
@@ -222,7 +222,7 @@ class _Run:
                 self._flush(step, state)
             self._save(state, step, None)
             self.checkpoints.wait()
-        raise StoppedError(self.checkpoints.latest or 0, self.session.total_steps, self.run.path)
+        raise TrainingStoppedError(self.checkpoints.latest or 0, self.session.total_steps, self.run.path)
 
     def _hear(self, told: Any) -> None:
         """Learns from the numbers of a step, the same on all processes, whether one of them is to stop."""

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ def steady_console(*, quiet: bool = False) -> Console:
     Args:
       quiet: whether it prints nothing.
     """
-    return Console(file=Steady(sys.stdout), quiet=quiet)  # type: ignore[arg-type]
+    return Console(file=cast(IO[str], Steady(sys.stdout)), quiet=quiet)
 
 
 class Steady:

@@ -45,6 +45,10 @@ class StopRequest:
 
 
 class StoppedError(Exception):
+    """Work ended because it was asked to, and can go on later."""
+
+
+class TrainingStoppedError(StoppedError):
     """A training ended because it was asked to, and can go on later.
 
     Args:

@@ -39,9 +39,8 @@ class Watch:
 
     def open(self) -> str:
         """Makes the first process ready for the lines of the others, and returns where they find it."""
-        self._listener = socket.create_server(
-            ("", 0), backlog=128 + len(self._names)
-        )  # strangers may stand in the queue
+        # Strangers may stand in the queue.
+        self._listener = socket.create_server(("", 0), backlog=128 + len(self._names))
         self._secret = secrets.token_hex(16)
         return f"{self._listener.getsockname()[1]} {self._secret}"
 

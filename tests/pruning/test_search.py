@@ -1,6 +1,7 @@
 """Finished runs made smaller while a target holds."""
 
 import json
+from typing import get_args
 
 import chex
 import jax
@@ -10,17 +11,26 @@ import pytest
 from PIL import Image
 from run_cases import run_config
 
+from normjax.data.options import StreamConfig
 from normjax.errors import UserError
+from normjax.pruning import DEBIASES, SCORES, search
 from normjax.pruning import run as pruning_run
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.figures import draw_pruning
 from normjax.pruning.run import prune_run
-from normjax.pruning.search import Search, SearchStoppedError
+from normjax.pruning.search import Search
 from normjax.training.checkpoint import Checkpoints
-from normjax.training.config import DataConfig, ModelConfig, NormConfig, OptimizerConfig, WeightNormConfig
+from normjax.training.config import (
+    DataConfig,
+    ModelConfig,
+    NormConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    WeightNormConfig,
+)
 from normjax.training.evaluate import evaluate_run, restore_network
 from normjax.training.loop import train
-from normjax.training.stop import StopRequest
+from normjax.training.stop import StoppedError, StopRequest
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
@@ -74,20 +84,28 @@ def test_the_smaller_network_is_a_run_like_any_other(pruned):
     assert train(session.config, output)["test"] == summary["test"]
 
 
+class ReachedError(Exception):
+    """The search is over, and its network is written."""
+
+
 def test_what_begins_is_the_network_with_zeros(trained, tmp_path, monkeypatch):
     # Masks in the search and real shapes at the end are one network: same predictions.
     found = []
     carry_out = Search.carry_out
     monkeypatch.setattr(Search, "carry_out", lambda self: found.append((self, carry_out(self))) or found[0][1])
-    monkeypatch.setattr(pruning_run, "train", lambda *_, **__: pytest.skip("reached"))
+
+    def reached(*_, **__):
+        raise ReachedError
+
+    monkeypatch.setattr(pruning_run, "train", reached)
     output = tmp_path / "smaller"
-    with pytest.raises(pytest.skip.Exception):
+    with pytest.raises(ReachedError):
         prune_run(trained, output, PruneConfig(keep_params=0.5, **OPTIONS))
-    search, (kept, variables, rounds) = found[0]
+    searched, (kept, variables, rounds) = found[0]
     session, network, step = restore_network(output)
     assert step == 0
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 8, 1)), jnp.float32)
-    expected = search.model.apply(variables, x, train=False)
+    expected = searched.model.apply(variables, x, train=False)
     chex.assert_trees_all_close(session.model.apply(network, x, train=False), expected, rtol=1e-5, atol=1e-5)
     # As small as was asked for, and not smaller than one neuron less would be.
     assert rounds[-1].parameters <= 0.5 * rounds[0].parameters
@@ -106,7 +124,7 @@ def test_it_goes_on_where_it_stopped_to_the_same_end(trained, pruned, tmp_path, 
         return fine_tune(self, state, number)
 
     monkeypatch.setattr(Search, "_fine_tune", interrupted)
-    with pytest.raises(SearchStoppedError, match="stopped after round 1"):
+    with pytest.raises(StoppedError, match="stopped after round 1"):
         prune_run(trained, output, options, stop=stop)
     monkeypatch.setattr(Search, "_fine_tune", fine_tune)
     told = prune_run(trained, output, options)
@@ -146,11 +164,39 @@ def test_neurons_that_structural_normalization_has_killed_go_first(tmp_path):
     assert network["params"]["dense0"]["kernel"].shape == (64, len(told["kept"]["dense0"]))
 
 
-def test_networks_with_a_reference_batch(tmp_path):
-    config = run_config(model=ModelConfig(name="mlp", widths=(12, 10)), norm=NormConfig(name="reference_batch_norm"))
+def test_rounds_take_the_reference_and_the_order_of_the_run(tmp_path, monkeypatch):
+    # Fine-tuning once kept the statistics of the weights before, and shuffled what the run had sorted.
+    config = run_config(
+        model=ModelConfig(name="mlp", widths=(12, 10)),
+        norm=NormConfig(name="reference_batch_norm"),
+        reference=ReferenceConfig(size=20, refresh=5),
+        stream=StreamConfig(name="sorted"),
+    )
     train(config, tmp_path / "run")
+    moved, orders, fine_tune, batches = [], [], Search._fine_tune, search.training_batches
+
+    def watched(self, state, number):
+        before = np.asarray(state.model_state["reference_stats"]["norm1"]["mean"])
+        tuned = fine_tune(self, state, number)
+        moved.append(np.abs(np.asarray(tuned.model_state["reference_stats"]["norm1"]["mean"]) - before).max())
+        return tuned
+
+    def noted(source, *arguments, **options):
+        orders.append(source.labels[options["stream"](0)])
+        return batches(source, *arguments, **options)
+
+    monkeypatch.setattr(Search, "_fine_tune", watched)
+    monkeypatch.setattr(search, "training_batches", noted)
     told = prune_run(tmp_path / "run", tmp_path / "smaller", PruneConfig(keep_params=0.8, **OPTIONS))
     assert told["after"]["parameters"] <= 0.8 * told["before"]["parameters"]
+    assert min(moved) > 1e-3
+    assert all((np.diff(labels) >= 0).all() for labels in orders)
+
+
+def test_every_score_and_debiasing_can_be_asked_for():
+    fields = PruneConfig.model_fields
+    assert set(get_args(fields["score"].annotation)) == set(SCORES)
+    assert set(get_args(fields["debias"].annotation)) == set(DEBIASES)
 
 
 def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):

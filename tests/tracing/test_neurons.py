@@ -189,6 +189,62 @@ def test_what_cannot_be_followed_stays_and_is_named():
     assert reasons["Dense_0"] == ("an output of the network",)
 
 
+class _Counted(nn.Module):
+    """A loop whose carry begins at zero and does not stay there."""
+
+    @nn.compact
+    def __call__(self, x):
+        features = jnp.exp(nn.Dense(6, name="summed")(x))
+
+        def step(carry, _):
+            return carry + features, (2 * carry).sum(-1)
+
+        _, sums = jax.lax.scan(step, jnp.zeros_like(features), None, length=3)
+        return nn.Dense(2)(sums.T)
+
+
+def test_a_carry_that_begins_at_zero_is_not_taken_for_zero():
+    # What is added to it is 1 where weights are 0, so its sum changes with every feature that goes.
+    model, x = _Counted(), draw(2, 3)
+    assert trace(model, initialised(model, x), x).groups == ()
+
+
+@jax.custom_vjp
+def _rounded(x):
+    return jnp.round(x)
+
+
+def _backward(shape, gradient):
+    # Straight through, and of the size it was traced with.
+    assert gradient.shape == shape
+    return (3 * gradient,)
+
+
+_rounded.defvjp(lambda x: (jnp.round(x), x.shape), _backward)
+
+
+class _Rounded(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(_rounded(4 * nn.Dense(6)(x)))
+
+
+def test_the_backward_pass_that_a_network_defines_is_taken():
+    # Differentiated as it stands, rounding would have no gradient at all.
+    model, x = _Rounded(), draw(4, 3)
+    variables = initialised(model, x)
+    neurons = trace(model, variables, x)
+    left = some_left(neurons)
+    smaller = Shrunken(model, neurons, left)
+
+    def gradient(network, variables):
+        return jax.jit(jax.grad(lambda v: (network.apply(v, x) ** 2).sum()))(variables)
+
+    expected = smaller.shrink(gradient(model, masked(neurons, left, variables)))
+    assert float(jnp.abs(expected["params"]["Dense_0"]["kernel"]).max()) > 0.1
+    chex.assert_trees_all_close(gradient(smaller, smaller.shrink(variables)), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("left", "message"),
     [
