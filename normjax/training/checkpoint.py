@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: the latest few and the best, written beside the training, whole or absent, and verified."""
 
 import contextlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from normjax.training.cluster import on_first
 from normjax.training.manifest import damage, write_manifest
 
 _METRIC = "validation_accuracy"
+_REMOVED = "removed"  # where old checkpoints go at once, to be deleted file by file
 _FAILURES = (OSError, ValueError, RuntimeError)  # TimeoutError is an OSError
 _PAUSES = (0.0, 1.0, 3.0)  # seconds before each further attempt to write a checkpoint
 
@@ -69,6 +71,8 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
             best_fn=lambda metrics: metrics[_METRIC],
             cleanup_tmp_directories=True,
+            # One killed between two files of a deletion would leave what looks like a damaged checkpoint.
+            todelete_subdir=_REMOVED,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         return ocp.CheckpointManager(self.directory.resolve(), options=options)
@@ -129,6 +133,13 @@ class Checkpoints:
         except _FAILURES as error:
             self._try_again(error)
         self._draft = None
+        self._delete_removed()
+
+    def _delete_removed(self) -> None:
+        removed = self.directory / _REMOVED
+        if not self._read_only and jax.process_index() == 0 and removed.is_dir():
+            with contextlib.suppress(OSError):  # what is left goes behind the next checkpoint
+                shutil.rmtree(removed)
 
     def _begin(self, draft: _Draft) -> None:
         self._manager.save(draft.step, args=draft.args, metrics=draft.metrics)
@@ -228,6 +239,7 @@ class Checkpoints:
         """
         try:
             self._manager.close()
+            self._delete_removed()
         except _FAILURES as error:
             raise self._not_written(error) from error
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from normjax.errors import UserError
+from normjax.training.cluster import LOST
 from normjax.training.output import Steady
 
 _GRACE_SECONDS = 10  # from the first process that failed to the end of the others
@@ -28,7 +29,8 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
       devices: simulated devices of each, on a CPU; None leaves it to the machine.
 
     Returns:
-      The exit status of the first process that failed (128 and the number of the signal where one ended it), or 0.
+      The exit status of the first process that failed by itself and not for the loss of another one (128 and the
+      number of the signal where one ended it), or 0.
 
     Raises:
       UserError: the command cannot be started.
@@ -86,15 +88,21 @@ def _wait(running: list[subprocess.Popen[str]]) -> int:
     failed, deadline = 0, float("inf")
     try:
         while None in [process.poll() for process in running] and time.monotonic() < deadline:
-            bad = [process.returncode for process in running if process.returncode]
-            if bad and not failed:
-                failed, deadline = bad[0], time.monotonic() + _GRACE_SECONDS
+            if not failed and (failed := _failure(running)):
+                deadline = time.monotonic() + _GRACE_SECONDS
             time.sleep(0.05)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    failed = failed or next((process.returncode for process in running if process.returncode), 0)
+    # A look at a busy machine may come when those that were left behind have ended as well.
+    failed = failed if failed not in (0, LOST) else _failure(running)
     return 128 - failed if failed < 0 else failed
+
+
+def _failure(running: list[subprocess.Popen[str]]) -> int:
+    """The status of a process that failed, of one that did so by itself where there is one; or 0."""
+    bad = [process.returncode for process in running if process.returncode]
+    return next((status for status in bad if status != LOST), LOST if bad else 0)
 
 
 def _print_lines(stream: IO[str], prefix: str, output: Steady) -> None:

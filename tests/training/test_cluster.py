@@ -19,7 +19,7 @@ from cluster_member import NORMS, STEPS
 from run_cases import metrics_of
 
 from normjax.errors import UserError
-from normjax.training.cluster import join_cluster, on_first, own_shard, sum_over_processes
+from normjax.training.cluster import LOST, join_cluster, on_first, own_shard, sum_over_processes
 from normjax.training.evaluate import restore_run
 
 pytest_plugins = ["training_fixtures"]
@@ -192,6 +192,12 @@ def test_processes_go_on_when_nobody_listens_to_the_launcher(tmp_path):
 
 def workdir(path):
     return "--workdir", path
+
+
+def test_the_status_is_that_of_the_process_that_failed_by_itself():
+    # On a busy machine both had ended when the launcher looked, and it took the one that was merely left behind.
+    script = f"import os, sys; os.kill(os.getpid(), 9) if sys.argv[-1] == '1' else sys.exit({LOST})"
+    assert launch(2, 1, "-c", script)[0] == 128 + signal.SIGKILL
 
 
 def test_what_fails_while_launching_is_said():

@@ -103,6 +103,19 @@ def test_the_latest_and_the_best_are_kept(opened, tmp_path, keep, accuracies, ke
         assert_same_bits(again.restore(step, draw_state())[0], draw_state(step))
 
 
+def test_a_process_killed_while_it_deletes_leaves_no_damaged_checkpoint(opened, monkeypatch, tmp_path):
+    # Old checkpoints were deleted where they lay, file by file: half of one looked damaged and was kept in damaged/.
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint.shutil, "rmtree", lambda folder: (folder / "1" / "SHA256SUMS").unlink())
+        save(opened(tmp_path, keep=1), {1: None, 2: None})
+    assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["2", "removed"]
+    again = opened(tmp_path, keep=1)
+    assert again.damaged == {}
+    assert again.steps == [2]
+    save(again, {3: None})
+    assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["3"]
+
+
 def test_the_best_survives_a_resumed_run(opened, tmp_path):
     save(opened(tmp_path, keep=1), {1: 0.9, 2: 0.1})
     save(opened(tmp_path, keep=1), {3: 0.2, 4: None})
