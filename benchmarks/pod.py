@@ -3,6 +3,7 @@
     pip install 'jax[tpu]'
     python -m benchmarks.pod
     python -m benchmarks.pod --chips 8 --norms batch_norm
+    python -m benchmarks.pod --file pod.json             # keeps what is compiled, and goes on where it was stopped
 
 No TPU is needed: libtpu compiles the step of configs/imagenet_resnet50.py for a described one, in some minutes each.
 Memory, collectives, FLOPs and bytes are those of the compiled program. The seconds are estimated from them by the
@@ -117,12 +118,18 @@ def seconds(cost: Cost, chips: int, norm: str) -> tuple[float, float]:
     return compute, cost.small * near + large * across + 2 * cost.mbytes * 1e6 / _LINKS
 
 
-def main(chips: Sequence[int] = tuple(_TOPOLOGIES), norms: Sequence[str] = _NORMS, one: bool = False) -> None:
+def main(
+    chips: Sequence[int] = tuple(_TOPOLOGIES),
+    norms: Sequence[str] = _NORMS,
+    file: Path | None = None,
+    one: bool = False,
+) -> None:
     """Prints the table.
 
     Args:
         chips: sizes of the slices, of 8, 64 and 256
         norms: names of norms, batch_norm/8 with statistics shared by 8 chips
+        file: keeps the figures of each program, which is then not compiled again
         one: compile the first of both and print its figures as JSON, for the process that makes the table
     """
     if one:
@@ -132,13 +139,19 @@ def main(chips: Sequence[int] = tuple(_TOPOLOGIES), norms: Sequence[str] = _NORM
         "norm", "chips", "images a chip", "memory [GiB]", "collectives", "[MB]", "compute [ms]", "collectives [ms]"
     )
     console = Console(width=140)
+    known = json.loads(file.read_text()) if file and file.exists() else {}
     for norm in norms:
         for count in chips:
             share = int(norm.partition("/")[2] or 1)
             if share >= count:
                 continue
-            console.print(f"compiling {norm} for {count} chips …")
-            cost = _in_process(count, norm)
+            key = f"{norm} on {count}"
+            if key not in known:
+                console.print(f"compiling {norm} for {count} chips …")
+                known[key] = _in_process(count, norm)
+                if file:
+                    file.write_text(json.dumps(known))
+            cost = Cost(*known[key])
             compute, collectives = seconds(cost, count, norm)
             table.add_row(
                 norm,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from normjax.data.classes import of_classes
 from normjax.data.digits import load_digits
 from normjax.data.folder import load_folder
 from normjax.data.options import DataConfig
@@ -75,6 +76,11 @@ def load_dataset(
     if test.classes != whole.classes:
         raise UserError(f"{test.name} has other classes than {whole.name}: {test.classes} and {whole.classes}.")
     prepare, augment, shape = _transforms(options, whole)
+    if options.classes:
+        whole, test = (
+            of_classes(_in_memory(source, prepare, shape, options, cache_mib), options.classes)
+            for source in (whole, test)
+        )
     parts = _validation_split(whole, options.validation, seed)
     if not test_only:
         whole = _in_memory(whole, prepare, shape, options, cache_mib)

@@ -13,6 +13,7 @@ class DataConfig(BaseModel):
     name: str = Field("digits", min_length=1, description="digits, folder (of class folders), or a TFDS data set")
     train_split: str = Field("train", description="split to train on")
     test_split: str = Field("test", description="split that is read once, at the end")
+    classes: tuple[str, ...] = Field((), description="names of the classes that are used, in this order; none: all")
     validation: float = Field(0.1, ge=0, le=0.5, description="share of the training split kept to choose a checkpoint")
     image_size: int | None = Field(None, ge=1, le=4096, description="side of the images; None: their own")
     augmentation: Literal["none", "shift", "crop_flip", "random_resized_crop"] = Field(

@@ -10,8 +10,9 @@ from normjax.models.convnet import ConvNet
 from normjax.models.detector import Detector
 from normjax.models.mlp import MLP
 from normjax.models.resnet import BottleneckResNet, CifarResNet
+from normjax.models.vgg import vgg16
 
-__all__ = ["MLP", "BottleneckResNet", "CifarResNet", "ConvNet", "Detector", "build_model"]
+__all__ = ["MLP", "BottleneckResNet", "CifarResNet", "ConvNet", "Detector", "build_model", "vgg16"]
 
 
 def build_model(
@@ -27,12 +28,12 @@ def build_model(
     """The network ``name``.
 
     Args:
-      name: ``mlp``, ``convnet``, ``resnet20``, ``resnet56`` or ``resnet50``.
+      name: ``mlp``, ``convnet``, ``vgg16``, ``resnet20``, ``resnet56`` or ``resnet50``.
       num_classes: outputs.
       norm: factory of the norm, as ``normjax.make_norm`` gives it.
       weight_norm: wrapper of the hidden layers, as ``normjax.make_weight_norm`` gives it; the last layer stays plain.
       widths: channels of each stage (units of each layer for ``mlp``); None is the published form.
-      dense: hidden dense layers of ``convnet``; None is the network's own.
+      dense: hidden dense layers of ``convnet`` and ``vgg16``; None is the network's own.
       dtype: type of the computation.
 
     Raises:
@@ -44,8 +45,10 @@ def build_model(
     match name:
         case "mlp":
             return MLP(**options)
-        case "convnet":
-            return ConvNet(**options) if dense is None else ConvNet(dense=tuple(dense), **options)
+        case "convnet" | "vgg16":
+            if dense is not None:
+                options["dense"] = tuple(dense)
+            return ConvNet(**options) if name == "convnet" else vgg16(**options)
         case "resnet20" | "resnet56":
             if widths is not None and not widths:
                 raise ValueError(f"widths=() has no stage; {name} needs one or more.")
@@ -56,4 +59,4 @@ def build_model(
             if widths is not None and len(widths) != 4:
                 raise ValueError(f"widths={tuple(widths)} has {len(widths)} stages; resnet50 has 4.")
             return BottleneckResNet(**options)
-    raise ValueError(f"model {name!r} is not known; use mlp, convnet, resnet20, resnet56 or resnet50.")
+    raise ValueError(f"model {name!r} is not known; use mlp, convnet, vgg16, resnet20, resnet56 or resnet50.")

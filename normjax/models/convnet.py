@@ -18,6 +18,7 @@ def conv_stages(
     dtype: Any,
     mask: jax.Array | None = None,
     weight_norm: WeightNormFactory = plain,
+    depths: tuple[int, ...] | None = None,
 ) -> list[jax.Array]:
     """Activations at the end of each stage, before the pooling that leads to the next.
 
@@ -30,13 +31,14 @@ def conv_stages(
       dtype: type of the computation.
       mask: which examples count, (batch,).
       weight_norm: wrapper of the convolutions.
+      depths: convolutions of each stage; None is two.
     """
     fields: Any = {"kernel_size": (3, 3), "use_bias": False, "dtype": dtype, "kernel_init": he_normal_out}
     conv = wrapped(weight_norm, nn.Conv, **fields)
     stages: list[jax.Array] = []
-    for stage, width in enumerate(widths):
+    for stage, (width, depth) in enumerate(zip(widths, depths or (2,) * len(widths), strict=True)):
         x = halved(stages[-1]) if stages else x
-        for i in range(2):
+        for i in range(depth):
             x = conv(width, name=f"conv{stage}_{i}")(x)
             x = nn.relu(normalized(norm(name=f"norm{stage}_{i}"), x, mask))
         stages.append(x)
@@ -49,7 +51,7 @@ def halved(x: jax.Array) -> jax.Array:
 
 
 class ConvNet(nn.Module):
-    """Stages of two 3x3 convolutions and a 2x2 max-pooling, then hidden dense layers.
+    """Stages of 3x3 convolutions and a 2x2 max-pooling, then hidden dense layers.
 
     Attributes:
       num_classes: outputs.
@@ -58,6 +60,7 @@ class ConvNet(nn.Module):
       dense: units of each hidden dense layer.
       dtype: type of the computation; parameters and logits are float32.
       weight_norm: wrapper of the hidden layers, as ``normjax.make_weight_norm`` gives it.
+      depths: convolutions of each stage; None is two.
 
     References:
       Simonyan, Zisserman, `Very Deep Convolutional Networks for Large-Scale Image Recognition
@@ -70,6 +73,7 @@ class ConvNet(nn.Module):
     dense: tuple[int, ...] = (256, 256)
     dtype: Any = jnp.float32
     weight_norm: WeightNormFactory = plain
+    depths: tuple[int, ...] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -77,7 +81,7 @@ class ConvNet(nn.Module):
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
         x = x.astype(self.dtype)
         if self.widths:
-            x = halved(conv_stages(x, norm, self.widths, self.dtype, mask, self.weight_norm)[-1])
+            x = halved(conv_stages(x, norm, self.widths, self.dtype, mask, self.weight_norm, self.depths)[-1])
         x = x.reshape(x.shape[0], -1)
         dense = wrapped(self.weight_norm, nn.Dense, use_bias=False, dtype=self.dtype)
         for i, width in enumerate(self.dense):

@@ -18,7 +18,9 @@ class PruneConfig(Section):
         None, description="validation accuracy that may be lost, as 0.01 for one point"
     )
     keep_macs: Share | None = Field(None, description="share of the multiplications that is left, whatever it costs")
-    keep_params: Share | None = Field(None, description="share of the parameters that is left, whatever it costs")
+    keep_params: Share | None = Field(
+        None, description="share of the parameters that is left, whatever it costs; with keep_macs both"
+    )
     score: Literal[
         "l1",
         "l2",
@@ -35,8 +37,11 @@ class PruneConfig(Section):
     debias: Literal["none", "mean", "l2", "max", "zscore", "minmax", "median", "lamp", "rank"] = Field(
         "mean", description="what makes scores of different layers comparable; rank: as large a share of each layer"
     )
+    order: Literal["together", "in_turn"] = Field(
+        "together", description="of the layers: all ranked together, or one a round in turn, as a control"
+    )
     step: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.1, description="share of the network's neurons that goes a round"
+        0.1, description="share of the network's neurons that goes a round; in turn: of the layer's"
     )
     min_step: Share = Field(0.01, description="share below which a step is not halved any more, and the search ends")
     epochs: float = Field(1.0, gt=0, description="passes over the training set after each round")
@@ -47,13 +52,18 @@ class PruneConfig(Section):
         0.5, description="largest share of a layer that goes a round"
     )
     protected: tuple[str, ...] = Field((), description="layers that stay whole")
+    multiple: int = Field(
+        8, ge=1, description="widths are cut to a multiple at the end, where that is faster as measured here; 1: never"
+    )
     score_images: int = Field(1000, ge=1, description="training images that scores of activations are measured on")
 
     @model_validator(mode="after")
     def _one_target(self) -> "PruneConfig":
         named = [name for name in TARGETS if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(f"{' and '.join(named) or 'no target'} given; give one of {', '.join(TARGETS)}")
+        if len(named) != 1 and named != ["keep_macs", "keep_params"]:
+            raise ValueError(
+                f"{' and '.join(named) or 'no target'} given; give one of {', '.join(TARGETS)}, or the last two"
+            )
         return self
 
     @model_validator(mode="after")

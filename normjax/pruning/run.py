@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from normjax.data import load_dataset
 from normjax.errors import UserError
 from normjax.inference import Shrunken, materialize
 from normjax.pruning.config import PruneConfig
+from normjax.pruning.latency import milliseconds
 from normjax.pruning.search import Search, fine_tuning
 from normjax.pruning.select import Kept
 from normjax.tracing.neurons import Neurons, trace
@@ -27,8 +26,6 @@ from normjax.training.run_directory import SEARCH, RunDirectory, write_json
 from normjax.training.session import build_session
 from normjax.training.state import evaluated_variables
 from normjax.training.stop import StopRequest
-
-_BATCHES = (1, 128)  # images at a time whose time is measured
 
 
 def prune_run(
@@ -99,19 +96,18 @@ def prune_run(
     summary = train(small_config, output, data_dir=data_dir, console=console, stop=stop)
     small = build_session(small_config, dataset.info, training=False).model
     before, after = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
-    milliseconds = _milliseconds(
-        [(model, variables), (small, smaller.shrink(found.variables))], dataset.info.image_shape
-    )
+    latency = milliseconds([(model, variables), (small, smaller.shrink(found.variables))], dataset.info.image_shape)
     told = {
         "run": str(path),
         "output": str(output),
         "options": options.model_dump(mode="json"),
         "rounds": [r._asdict() for r in found.rounds],
+        "cut": found.cut and found.cut._asdict(),
         "kept": kept,
         "neurons": {group.name: group.size for group in neurons.groups},
         "not_followed": _not_followed(neurons),
-        "before": _told(before, milliseconds[0], _tested(source)),
-        "after": _told(after, milliseconds[1], summary["test"]["accuracy"])
+        "before": _told(before, latency[0], _tested(source)),
+        "after": _told(after, latency[1], summary["test"]["accuracy"])
         | {"validation_accuracy": summary["validation_accuracy"]},
         "machine": machine(),
     }
@@ -173,35 +169,12 @@ def _of_the_original(before: Kept, found: Kept) -> Kept:
     }
 
 
-def _milliseconds(networks: Sequence[tuple[Any, Any]], shape: tuple[int, ...]) -> list[dict[str, float]]:
-    """Median time of a call of each network, in turn, by the size of the batch."""
-    found: list[dict[str, float]] = [{} for _ in networks]
-    for size in _BATCHES:
-        x = jnp.asarray(np.random.default_rng(0).normal(size=(size, *shape)), jnp.float32)
-        calls = [_call(model, variables, x) for model, variables in networks]
-        times = np.zeros((12, len(calls)))
-        for row in times:
-            for i, call in enumerate(calls):
-                start = time.perf_counter()
-                jax.block_until_ready(call())
-                row[i] = 1e3 * (time.perf_counter() - start)
-        for i, median in enumerate(np.median(times[2:], 0)):
-            found[i][str(size)] = float(median)
-    return found
-
-
-def _call(model: Any, variables: Any, x: jax.Array) -> Callable[[], Any]:
-    apply = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
-    placed = jax.tree.map(jnp.asarray, variables)
-    return lambda: apply(placed, x)
-
-
-def _told(round_: Any, milliseconds: dict[str, float], tested: float | None) -> dict[str, Any]:
+def _told(round_: Any, latency: dict[str, float], tested: float | None) -> dict[str, Any]:
     return {
         "neurons": round_.neurons,
         "parameters": round_.parameters,
         "multiply_adds": round_.multiply_adds,
-        "milliseconds": milliseconds,
+        "milliseconds": latency,
         "validation_accuracy": round_.accuracy,
         "test_accuracy": tested,
     }

@@ -1,5 +1,7 @@
 """The search for a smaller network: score, remove, fine-tune, and go on while the target holds."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from normjax.inference.shrink import Size
 from normjax.pruning.activations import ActivationProbe
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.debias import debiased
+from normjax.pruning.latency import milliseconds
 from normjax.pruning.scores import SCORES, score
 from normjax.pruning.select import Kept, everything, without_lowest
 from normjax.tracing import leaf_paths
@@ -27,6 +30,8 @@ from normjax.training.session import build_session
 from normjax.training.step import Images
 from normjax.training.stop import StoppedError, StopRequest
 from normjax.transforms import frozen_zeros, with_alive
+
+_BATCH = 128  # images at a time that decide what is faster
 
 
 class Round(NamedTuple):
@@ -42,12 +47,21 @@ class Round(NamedTuple):
     widths: dict[str, int]
 
 
+class Cut(NamedTuple):
+    """Whether widths were cut to a multiple, and the times of a batch that decided it."""
+
+    taken: bool
+    milliseconds_cut: float
+    milliseconds_uncut: float
+
+
 class Found(NamedTuple):
     """The smallest network that met the target."""
 
     kept: Kept
     variables: dict[str, Any]  # of the whole network, with zeros
     rounds: list[Round]  # the first one is the network as it was
+    cut: Cut | None  # None where there was nothing to cut
 
 
 class Search:
@@ -88,6 +102,7 @@ class Search:
         self.blank = self.session.state_like().replace(reference=reference)
         self.first = variables
         self.checkpoints = Checkpoints(folder, keep=1)
+        self.cut: Cut | None = None
         self._compiled: Any = None
         refresh = self.session.refresh
         self._refresh = refresh and self.parallel.map(refresh, "replicated", inputs=("replicated",), donate=True)
@@ -113,17 +128,23 @@ class Search:
             best, meta = self.checkpoints.restore(latest, self.first)
             rounds = [Round(**told) for told in meta["rounds"]]
             kept, step = {name: tuple(numbers) for name, numbers in meta["kept"].items()}, meta["step"]
+            self.cut = meta["cut"] and Cut(**meta["cut"])
         else:
             rounds.append(self._round(0, kept, self._accuracy(self._state(best, kept)), 0.0, accepted=True))
             self._tell(rounds[0])
         target = self._target(rounds[0])
-        while step >= self.options.min_step and not self._reached(_size(rounds[-1]), _size(rounds[0])):
+        # A cut ends the search, whatever became of it.
+        while self.cut is None and not self._reached(_size(rounds[-1]), _size(rounds[0])):
             if self.stop.signal is not None:
                 raise StoppedError(f"stopped after round {rounds[-1].number}, which is saved; the same command goes on")
-            smaller = self._smaller(best, kept, step, _size(rounds[0]))
+            number = rounds[-1].number + 1
+            smaller = kept
+            if step >= self.options.min_step:
+                smaller = self._smaller(best, kept, step, number, _size(rounds[0]))
+            if smaller == kept:
+                smaller = self._cut_if_faster(self._scores(best, kept), kept)
             if smaller == kept:
                 break
-            number = rounds[-1].number + 1
             state = self._fine_tune(self._state(best, smaller), number)
             accuracy = self._accuracy(state)
             accepted = target is None or accuracy >= target
@@ -135,7 +156,7 @@ class Search:
                 step /= 2
             self._tell(rounds[-1])
             self._save(best, kept, step, rounds)
-        return Found(kept, best, rounds)
+        return Found(kept, best, rounds, self.cut)
 
     def _target(self, first: Round) -> float | None:
         """The validation accuracy that must hold; None where only the size counts."""
@@ -147,33 +168,76 @@ class Search:
     def _reached(self, now: Size, first: Size) -> bool:
         """Whether the network is as small as was asked for."""
         options = self.options
-        if options.keep_macs is not None:
-            return now.multiply_adds <= options.keep_macs * first.multiply_adds
-        return options.keep_params is not None and now.parameters <= options.keep_params * first.parameters
+        wanted = [(options.keep_macs, now.multiply_adds, first.multiply_adds)]
+        wanted.append((options.keep_params, now.parameters, first.parameters))
+        asked = [left <= share * whole for share, left, whole in wanted if share is not None]
+        return bool(asked) and all(asked)
 
-    def _smaller(self, variables: Any, kept: Kept, step: float, first: Size) -> Kept:
+    def _smaller(self, variables: Any, kept: Kept, step: float, number: int, first: Size) -> Kept:
         """The neurons that stay after this round."""
-        scores = self._scores(variables, kept)
-        options = self.options
+        options, scores = self.options, self._scores(variables, kept)
         limits: dict[str, Any] = {
             "min_keep": options.min_keep,
             "layer_cap": options.layer_cap,
             "protected": options.protected,
         }
+        most = max(1, round(step * sum(self.sizes.values())))
+        if options.order == "in_turn":
+            layer = self._layer_of(number, kept)
+            limits["protected"] = tuple(name for name in self.sizes if name != layer)
+            most = max(1, round(step * self.sizes[layer]))
 
         def without(count: int) -> Kept:
             return without_lowest(scores, kept, count, **limits)
 
-        most = max(1, round(step * sum(self.sizes.values())))
-        if options.keep_macs is None and options.keep_params is None:
+        def least(change: Callable[[Kept], Kept]) -> Kept:
+            """Not smaller than was asked for: with the least number that reaches it."""
+            low, high = 1, most
+            while low < high:
+                middle = (low + high) // 2
+                reached = self._reached(self._size(change(without(middle))), first)
+                low, high = (low, middle) if reached else (middle + 1, high)
+            return change(without(low))
+
+        if not self._reached(self._size(without(most)), first):
             return without(most)
-        # Not smaller than was asked for: the least number that reaches it.
-        low, high = 1, most
-        while low < high:
-            middle = (low + high) // 2
-            reached = self._reached(self._size(without(middle)), first)
-            low, high = (low, middle) if reached else (middle + 1, high)
-        return without(low)
+        uncut = least(lambda kept: kept)
+        return self._cut_if_faster(scores, uncut, lambda: least(lambda kept: self._cut(scores, kept)))
+
+    def _layer_of(self, number: int, kept: Kept) -> str:
+        """The layer whose turn it is in a round, counted from 1; the next one with neurons to spare."""
+        layers = [name for name in self.sizes if name not in self.options.protected]
+        first = (number - 1) % len(layers)
+        turns = layers[first:] + layers[:first]
+        least = {name: max(1, math.ceil(self.options.min_keep * self.sizes[name])) for name in turns}
+        return next((name for name in turns if len(kept[name]) > least[name]), turns[0])
+
+    def _cut(self, scores: dict[str, np.ndarray], kept: Kept) -> Kept:
+        """Each layer without its lowest neurons beyond a multiple, where it has as many."""
+        cut = dict(kept)
+        for name, numbers in kept.items():
+            beyond = len(numbers) % self.options.multiple
+            if name not in self.options.protected and 0 < beyond < len(numbers):
+                order = sorted(numbers, key=lambda number, of=scores[name]: of[number])
+                cut[name] = tuple(sorted(order[beyond:]))
+        return cut
+
+    def _cut_if_faster(
+        self, scores: dict[str, np.ndarray], kept: Kept, cutter: Callable[[], Kept] | None = None
+    ) -> Kept:
+        """The network with widths cut to a multiple, if that takes less time as measured here."""
+        cut = cutter() if cutter else self._cut(scores, kept)
+        if self.options.multiple == 1 or cut == kept:
+            return kept
+        shrunken = [Shrunken(self.model, self.neurons, neurons) for neurons in (cut, kept)]
+        networks = [(network, network.shrink(self.first)) for network in shrunken]
+        times = milliseconds(networks, self.dataset.info.image_shape, (_BATCH,))
+        faster, usual = (time[str(_BATCH)] for time in times)
+        self.cut = Cut(faster < usual, faster, usual)
+        verdict = "taken" if self.cut.taken else "no faster, not taken"
+        said = f"widths cut to multiples of {self.options.multiple}: {faster:.2f} ms instead of {usual:.2f}, {verdict}"
+        self.console.print(said, highlight=False, soft_wrap=True)
+        return cut if self.cut.taken else kept
 
     def _scores(self, variables: Any, kept: Kept) -> dict[str, np.ndarray]:
         """Comparable scores; of the neurons that have gone they mean nothing."""
@@ -255,7 +319,8 @@ class Search:
         return Round(number, sum(widths.values()), *self._size(kept), accuracy, step, accepted, widths)
 
     def _save(self, variables: Any, kept: Kept, step: float, rounds: list[Round]) -> None:
-        meta = {"rounds": [told._asdict() for told in rounds], "kept": kept, "step": step}
+        cut = self.cut and self.cut._asdict()
+        meta = {"rounds": [told._asdict() for told in rounds], "kept": kept, "step": step, "cut": cut}
         self.checkpoints.save(rounds[-1].number, variables, meta)
         self.checkpoints.wait()
 

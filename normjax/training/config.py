@@ -22,13 +22,20 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The network."""
 
-    name: Literal["mlp", "convnet", "resnet20", "resnet56", "resnet50"] = Field("convnet", description="architecture")
+    name: Literal["mlp", "convnet", "vgg16", "resnet20", "resnet56", "resnet50"] = Field(
+        "convnet", description="architecture"
+    )
     widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         (16, 32, 64), description="channels of each stage, or units of each layer of the mlp; None: as published"
     )
-    dense: tuple[Annotated[int, Field(ge=1)], ...] = Field((64,), description="hidden dense layers of the convnet")
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (64,), description="hidden dense layers of convnet and vgg16"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the computation")
     num_classes: int | None = Field(None, ge=2, description="outputs; None: the classes of the data set")
+    weights: Path | None = Field(
+        None, description="safetensors file that the network starts from; its head may be for other classes"
+    )
     # Written by normjax prune; too long for a command line.
     kept: Annotated[dict[str, tuple[Annotated[int, Field(ge=0)], ...]], tyro.conf.Suppress] = Field(
         {}, description="neurons of a pruned network, by the layer that makes them; layers not named are whole"

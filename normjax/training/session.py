@@ -22,6 +22,7 @@ from normjax.training.parallel import DataParallel
 from normjax.training.reference import first_statistics, make_ready, make_refresh
 from normjax.training.state import TrainState, init_state
 from normjax.training.step import AXIS, Images, ReferenceInStep, make_eval_step, make_train_step
+from normjax.training.weights import Flat, fitting, read_weights
 
 
 class Session(NamedTuple):
@@ -46,12 +47,20 @@ class Session(NamedTuple):
           first: images by which weight-normalised layers are initialised, where the config wants that.
 
         Raises:
-          UserError: the network cannot be built, for example because an option of its norm does not fit.
+          UserError: the network cannot be built, for example because an option of its norm does not fit, or the
+            weights that it is to start from do not fit it.
         """
         assert (reference is not None) == self.config.has_reference
         assert (first is not None) == (self.config.weight_norm.initialize_from is not None)
-        state = self._make_state(*(None if images is None else jnp.asarray(images) for images in (reference, first)))
-        return jax.tree.map(np.asarray, state)
+        start = None
+        if (file := self.config.model.weights) is not None:
+            like = self.state_like()
+            # Statistics of a reference batch are taken anew, under these weights.
+            own = {name: tree for name, tree in like.model_state.items() if name != REFERENCE_STATS}
+            given = {path: leaf for path, leaf in read_weights(file).items() if path[0] != REFERENCE_STATS}
+            start = fitting(given, {"params": like.params, **own}, file)
+        images = (None if pixels is None else jnp.asarray(pixels) for pixels in (reference, first))
+        return jax.tree.map(np.asarray, self._make_state(*images, start=start))
 
     def state_like(self) -> TrainState:
         """Zeros in the shape of a state, to restore a checkpoint into.
@@ -64,7 +73,9 @@ class Session(NamedTuple):
             reference = jax.ShapeDtypeStruct((self.config.reference.size, *self.info.image_shape), jnp.uint8)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(self._make_state, reference))
 
-    def _make_state(self, reference: jax.Array | None, first: jax.Array | None = None) -> TrainState:
+    def _make_state(
+        self, reference: jax.Array | None, first: jax.Array | None = None, start: Flat | None = None
+    ) -> TrainState:
         scale = Images(self.info.mean, self.info.std).scale
 
         def prepared(variables: dict[str, Any], reference: jax.Array | None, first: jax.Array | None) -> dict[str, Any]:
@@ -83,6 +94,7 @@ class Session(NamedTuple):
                 ema=self.config.ema_decay is not None,
                 reference=reference,
                 prepare=lambda variables, reference: prepared(variables, reference, first),
+                start=start,
             )
         except (TypeError, ValueError) as error:
             name = f"{self.config.model.name} with {self.config.norm.name}"

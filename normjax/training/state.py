@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class TrainState(struct.PyTreeNode):
@@ -32,6 +33,7 @@ def init_state(
     ema: bool,
     reference: jax.Array | None = None,
     prepare: Callable[[dict[str, Any], jax.Array | None], dict[str, Any]] | None = None,
+    start: dict[tuple[str, ...], Any] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -43,13 +45,15 @@ def init_state(
       ema: whether averaged weights are kept.
       reference: images of the reference batch; None where no layer wants them.
       prepare: what is done to the initial variables, given these images.
+      start: variables that the network starts from, by path, in the stead of initial ones.
     """
 
-    def make(key: jax.Array, reference: jax.Array | None) -> dict[str, Any]:
-        variables = dict(model.init(key, example, train=True))
+    def make(key: jax.Array, reference: jax.Array | None, start: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+        variables = flatten_dict(dict(model.init(key, example, train=True)))
+        variables = unflatten_dict({path: start.get(path, leaf) for path, leaf in variables.items()})
         return variables if prepare is None else prepare(variables, reference)
 
-    variables = jax.jit(make)(jax.random.key(seed), reference)
+    variables = jax.jit(make)(jax.random.key(seed), reference, start or {})
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -13,12 +13,14 @@ EPSILON = 0.1  # large, so that no feature that hardly varies in so small a batc
 WIDTHS = {
     "mlp": (12, 8),
     "convnet": (4, 8),
+    "vgg16": (4, 4, 6, 6, 8),
     "resnet20": (4, 8, 8),
     "resnet56": (4, 8, 8),
     "resnet50": (4, 4, 4, 4),
 }
 NETWORKS = list(WIDTHS)
-FORMS = [name for name in NETWORKS if name != "resnet56"]  # which is resnet20 with more of the same blocks
+# resnet56 is resnet20, and vgg16 the convnet, with more of the same.
+FORMS = [name for name in NETWORKS if name not in ("resnet56", "vgg16")]
 NORMS = {
     "batch_norm": {"momentum": 0.9, "epsilon": EPSILON},
     "layer_norm": {"epsilon": EPSILON},
@@ -28,7 +30,7 @@ NORMS = {
 
 def network(name: str, norm: str = "batch_norm", dtype: str = "float32", **options) -> nn.Module:
     factory = make_norm(norm, **{**NORMS[norm], **options})
-    dense = (16,) if name == "convnet" else None
+    dense = {"convnet": (16,), "vgg16": (9, 8)}.get(name)
     return build_model(name, num_classes=CLASSES, norm=factory, widths=WIDTHS[name], dense=dense, dtype=dtype)
 
 

@@ -55,16 +55,22 @@ def mlp(x, params, stats):
     return layers.head(x)
 
 
-def convnet(x, params, stats):
+def convnet(x, params, stats, depths=(2, 2), dense=1):
     layers = Layers(params, stats)
-    for stage in range(2):
-        for i in range(2):
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
             x = relu(layers.norm(layers.conv(x, f"conv{stage}_{i}"), f"norm{stage}_{i}"))
         n, height, width, channels = x.shape
         if height > 1:  # a single pixel has nothing to pool
             x = x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
-    x = layers.dense(x.reshape(len(x), -1), "dense0")
-    return layers.head(relu(layers.norm(x, "dense_norm0")))
+    x = x.reshape(len(x), -1)
+    for i in range(dense):
+        x = relu(layers.norm(layers.dense(x, f"dense{i}"), f"dense_norm{i}"))
+    return layers.head(x)
+
+
+def vgg16(x, params, stats):
+    return convnet(x, params, stats, (2, 2, 3, 3, 3), 2)
 
 
 def resnet20(x, params, stats, blocks=3):

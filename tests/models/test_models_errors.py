@@ -13,7 +13,9 @@ def build(name, **options):
 
 
 def test_an_unknown_network_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'resnet18' is not known; use mlp, convnet, resnet20, resnet56 or resnet50"):
+    with pytest.raises(
+        ValueError, match=r"'resnet18' is not known; use mlp, convnet, vgg16, resnet20, resnet56 or resnet50"
+    ):
         build("resnet18")
 
 
@@ -23,6 +25,12 @@ def test_widths_that_decrease_are_refused_where_shortcuts_are_padded(name):
     with pytest.raises(ValueError, match=rf"widths=\(16, 8, 64\) must not decrease: {name} pads"):
         build(name, widths=(16, 8, 64))
     build(name, widths=(8, 8, 8))
+
+
+@pytest.mark.parametrize("widths", [(), (8, 8)])
+def test_another_number_of_stages_is_refused_by_vgg16(widths):
+    with pytest.raises(ValueError, match=rf"has {len(widths)} stages; vgg16 has 5"):
+        build("vgg16", widths=widths)
 
 
 @pytest.mark.parametrize("widths", [(), (8,), (8, 8, 8, 8, 8)])

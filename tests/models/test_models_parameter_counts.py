@@ -34,6 +34,14 @@ def test_residual_networks_have_the_published_number_of_parameters(name, classes
     assert count(shapes(name, classes)["params"]) == expected
 
 
+def test_vgg16_has_the_parameters_of_configuration_d():
+    # Simonyan and Zisserman (2015), table 2: 138 M; to the last one, torchvision's.
+    with jax.numpy_rank_promotion("allow"):
+        net = build_model("vgg16", num_classes=1000, norm=make_norm("none"))
+        state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
+    assert count(state["params"]) == 138_357_544
+
+
 def test_the_sums_by_hand_are_those_of_the_paper():
     assert (round(RESNET20 / 1e6, 2), round(RESNET56 / 1e6, 2)) == (0.27, 0.85)
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
 
 MODEL = ModelConfig(name="convnet", widths=(6, 8), dense=(16,))
 SIZES = {"conv0_0": 6, "conv0_1": 6, "conv1_0": 8, "conv1_1": 8, "dense0": 16}
-OPTIONS = {"epochs": 0.5, "final_epochs": 0.5, "learning_rate": 0.05, "step": 0.2, "min_step": 0.1}
+OPTIONS = {"epochs": 0.5, "final_epochs": 0.5, "learning_rate": 0.05, "step": 0.2, "min_step": 0.1, "multiple": 1}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_what_begins_is_the_network_with_zeros(trained, tmp_path, monkeypatch):
     output = tmp_path / "smaller"
     with pytest.raises(ReachedError):
         prune_run(trained, output, PruneConfig(keep_params=0.5, **OPTIONS))
-    searched, (kept, variables, rounds) = found[0]
+    searched, (kept, variables, rounds, _) = found[0]
     session, network, step = restore_network(output)
     assert step == 0
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 8, 1)), jnp.float32)
@@ -140,6 +140,38 @@ def test_a_part_of_the_multiplications_is_left(trained, tmp_path):
     assert 0.4 < share <= 0.5
     # Each round takes what it may, the last one what is needed.
     assert all(r["accepted"] for r in told["rounds"])
+
+
+def test_multiplications_and_parameters_are_both_left_as_asked(trained, tmp_path):
+    # Parameters alone would be reached with the hidden dense layer, which has most of them and few multiplications.
+    told = prune_run(trained, tmp_path / "smaller", PruneConfig(keep_macs=0.6, keep_params=0.5, **OPTIONS))
+    assert told["after"]["multiply_adds"] <= 0.6 * told["before"]["multiply_adds"]
+    assert told["after"]["parameters"] <= 0.5 * told["before"]["parameters"]
+
+
+def test_layers_in_turn_lose_their_own_neurons_only(trained, tmp_path):
+    told = prune_run(trained, tmp_path / "smaller", PruneConfig(keep_macs=0.4, order="in_turn", **OPTIONS))
+    turns = [name for _, name in zip(told["rounds"][1:], SIZES, strict=False)]
+    assert len(turns) == len(SIZES)
+    for before, after, layer in zip(told["rounds"], told["rounds"][1:], turns, strict=False):
+        changed = [name for name in SIZES if after["widths"][name] != before["widths"][name]]
+        assert changed == [layer]
+        assert before["widths"][layer] - after["widths"][layer] <= max(1, round(0.2 * SIZES[layer]))
+
+
+@pytest.mark.parametrize(
+    ("target", "faster"), [({"max_drop": 0.5}, True), ({"keep_macs": 0.6}, True), ({"keep_macs": 0.6}, False)]
+)
+def test_widths_are_cut_to_a_multiple_where_that_is_faster(trained, tmp_path, monkeypatch, target, faster):
+    monkeypatch.setattr(search, "milliseconds", lambda *_: [{"128": 1.0}, {"128": 2.0 if faster else 0.5}])
+    told = prune_run(trained, tmp_path / "smaller", PruneConfig(**target, **OPTIONS | {"multiple": 4}))
+    widths = {name: len(numbers) for name, numbers in told["kept"].items()}
+    assert told["cut"]["taken"] == faster
+    last = told["rounds"][-1]
+    # A cut must hold the target as any round.
+    assert (all(width % 4 == 0 or width < 4 for width in widths.values())) == (faster and last["accepted"])
+    if "keep_macs" in target:
+        assert told["after"]["multiply_adds"] <= 0.6 * told["before"]["multiply_adds"]
 
 
 def test_a_pruned_network_is_pruned_again(pruned, tmp_path):

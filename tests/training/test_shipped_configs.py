@@ -36,6 +36,7 @@ CIFAR = tiny_info(side=32, channels=3, name="cifar10", train_examples=50_000)
 IMAGENET = tiny_info(
     side=224, channels=3, name="imagenet2012", train_examples=1_281_167, classes=tuple(str(i) for i in range(1000))
 )
+CATS_VS_DOGS = tiny_info(side=224, channels=3, name="cats_vs_dogs", train_examples=16_750, classes=("cat", "dog"))
 
 
 class Published:
@@ -55,7 +56,8 @@ KNOWN = {
 
 
 def info_for(config):
-    return {"digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR, "imagenet2012": IMAGENET}[config.data.name]
+    known = (DIGITS, MNIST, CIFAR, IMAGENET, CATS_VS_DOGS)
+    return next(info for info in known if info.name == config.data.name)
 
 
 @pytest.fixture(params=CONFIGS, ids=str)
