@@ -218,8 +218,9 @@ class Search:
         for name, numbers in kept.items():
             beyond = len(numbers) % self.options.multiple
             if name not in self.options.protected and 0 < beyond < len(numbers):
-                order = sorted(numbers, key=lambda number, of=scores[name]: of[number])
-                cut[name] = tuple(sorted(order[beyond:]))
+                chosen = np.asarray(numbers)
+                order = np.argsort(scores[name][chosen], kind="stable")
+                cut[name] = tuple(sorted(chosen[order[beyond:]].tolist()))
         return cut
 
     def _cut_if_faster(

@@ -59,8 +59,8 @@ class Session(NamedTuple):
             own = {name: tree for name, tree in like.model_state.items() if name != REFERENCE_STATS}
             given = {path: leaf for path, leaf in read_weights(file).items() if path[0] != REFERENCE_STATS}
             start = fitting(given, {"params": like.params, **own}, file)
-        images = (None if pixels is None else jnp.asarray(pixels) for pixels in (reference, first))
-        return jax.tree.map(np.asarray, self._make_state(*images, start=start))
+        taken, shown = (None if images is None else jnp.asarray(images) for images in (reference, first))
+        return jax.tree.map(np.asarray, self._make_state(taken, shown, start))
 
     def state_like(self) -> TrainState:
         """Zeros in the shape of a state, to restore a checkpoint into.
