@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from normjax.training.config import Section
+from normjax.training.config import Section, TrainConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 TARGETS = ("target_accuracy", "max_drop", "keep_macs", "keep_params")
@@ -71,3 +71,10 @@ class PruneConfig(Section):
         if self.min_step > self.step:
             raise ValueError(f"min_step={self.min_step:g} must not be above step={self.step:g}")
         return self
+
+
+class PruningConfig(Section):
+    """A network that ``training.model.weights`` holds, and the search for a smaller one."""
+
+    training: TrainConfig
+    pruning: PruneConfig

@@ -1,7 +1,6 @@
 """Pruning a finished run: a run directory with a smaller network, and what became of it round by round."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from normjax.pruning.latency import milliseconds
 from normjax.pruning.search import Search, fine_tuning
 from normjax.pruning.select import Kept
 from normjax.tracing.neurons import Neurons, trace
-from normjax.training.checkpoint import Checkpoints
+from normjax.training.begin import begin_run
 from normjax.training.config import ProximalConfig, TrainConfig, WeightNormConfig
 from normjax.training.evaluate import restore_run
 from normjax.training.loop import machine, train
@@ -90,7 +89,7 @@ def prune_run(
             config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept})
         )
         if not target.config_file.exists():
-            _begin(target, small_config, dataset.info, smaller.shrink(found.variables), state.reference)
+            begin_run(target, small_config, dataset.info, smaller.shrink(found.variables), state.reference)
     finally:
         target.release()
     summary = train(small_config, output, data_dir=data_dir, console=console, stop=stop)
@@ -141,24 +140,6 @@ def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkp
         raise UserError(f"{target.path} holds {foreign[0]}; give a new --output.")
     note.parent.mkdir(exist_ok=True)
     write_json(note, wanted)
-
-
-def _begin(target: RunDirectory, config: TrainConfig, info: Any, variables: dict[str, Any], reference: Any) -> None:
-    """Writes the smaller network as checkpoint 0 of a run, which any trainer then goes on with."""
-    shutil.rmtree(target.checkpoints, ignore_errors=True)  # of an attempt that was cut short
-    session = build_session(config, info)
-    variables = jax.tree.map(np.asarray, variables)
-    params = variables.pop("params")
-    optimizer = jax.tree.map(np.asarray, session.optimizer.init(params))
-    state = session.state_like().replace(params=params, model_state=variables, opt_state=optimizer, reference=reference)
-    checkpoints = Checkpoints(target.checkpoints, config.run.keep)
-    try:
-        checkpoints.save(0, state, {"seconds": {}, "skipped": 0})
-        checkpoints.wait()
-    finally:
-        checkpoints.close()
-    # Last: without a config the directory is no run yet.
-    target.record(config, info)
 
 
 def _of_the_original(before: Kept, found: Kept) -> Kept:

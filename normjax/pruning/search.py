@@ -255,7 +255,7 @@ class Search:
     def _batches(self) -> Any:
         """Training images as they are evaluated, and their classes."""
         seen, scale = 0, Images(self.dataset.info.mean, self.dataset.info.std).scale
-        size = min(self.session.eval_batch_size, self.options.score_images)
+        size = min(self.session.eval_batch_size, self.options.score_images, len(self.dataset.train))
         for batch in evaluation_batches(self.dataset.train, self.dataset.prepare, batch_size=size):
             if seen >= self.options.score_images:
                 return

@@ -8,6 +8,8 @@ STUDIES = {  # name: module
     "reference-batch-transfer": "reference_batch_transfer",
     "dswn-neuron": "dswn_neuron",
     "dswn-sparsity": "dswn_sparsity",
+    "pruning": "pruning",
+    "pruning-transfer": "pruning_transfer",
 }
 
 

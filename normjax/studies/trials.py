@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from normjax.detection.config import TransferConfig
 from normjax.errors import UserError
+from normjax.pruning.config import PruningConfig
 from normjax.training.config import TrainConfig, parse_config
 from normjax.training.run_directory import write_json
 
@@ -25,8 +26,9 @@ class Trial(NamedTuple):
     """One run of a study."""
 
     key: str  # tells it from the others, for example comparison/two classes/virtual/0
-    config: TrainConfig | TransferConfig
+    config: TrainConfig | TransferConfig | PruningConfig  # model.weights lie beside the results
     probe: str | None = None  # what else is measured on the trained network: a module of normjax.studies
+    weights: str | None = None  # file beside the results that the trained network is written to
 
 
 Plan = Callable[[Results], list[Trial]]  # all runs that are known of so far; results decide what follows
@@ -129,6 +131,8 @@ def _run(trial: Trial, scratch: Path, data_dir: Path | None, place: int, jobs: i
         "workdir": str(workdir),
         "data_dir": data_dir and str(data_dir),
         "probe": trial.probe,
+        "weights": trial.weights,
+        "folder": str(scratch.parent),
     }
     if jobs == 0:
         from normjax.studies.run import run

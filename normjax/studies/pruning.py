@@ -1,0 +1,268 @@
+"""Does one ranking of all layers, freed of the bias between them, find smaller networks? (Wang, 2017)
+
+In short, three seeds: a convolutional network on CIFAR-10 is made ever smaller by the debiased ranking, by the scores
+as they are and by an equal share of each layer; other controls have one seed.
+At length, one seed: how small a ConvNet and a ResNet-20 become at the cost of one point of accuracy.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normjax.pruning.config import PruneConfig, PruningConfig
+from normjax.studies.comparison import estimate, markdown, paired
+from normjax.studies.network import CIFAR10
+from normjax.studies.trials import Results, Trial
+from normjax.training.config import ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+
+REQUIRES = ()
+SEEDS = (0, 1, 2)
+LEFT = 0.2  # of the multiplications, at the end of each short search
+SHARES = (0.7, 0.5, 0.35, 0.25)  # at which the curves are compared
+SCRATCH = "scratch"
+# What a search ranks by; the last ones are controls on one seed.
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "debiased": {"score": "l2", "debias": "mean"},
+    "raw": {"score": "l2", "debias": "none"},
+    "equal": {"score": "l2", "debias": "rank"},
+    "taylor": {"score": "taylor_gate", "debias": "mean"},
+    "in_turn": {"score": "l2", "debias": "mean", "order": "in_turn", "step": 0.3},
+    "at_once": {"score": "l2", "debias": "mean", "step": 1.0, "layer_cap": 0.9},
+}
+SEEDED = ("debiased", "raw", "equal")  # on all seeds
+LABELS = {
+    "debiased": "l2, all layers, debiased (mean)",
+    "raw": "l2, all layers, as they are",
+    "equal": "l2, equal share of each layer",
+    "taylor": "Taylor with gates, all layers, debiased (mean)",
+    "in_turn": "l2, layers in turn",
+    "at_once": "l2, all layers, debiased (mean), at once",
+    SCRATCH: "the debiased shape, trained from nothing",
+}
+
+
+class Long(NamedTuple):
+    """A network that is pruned at length, and what is wanted of it."""
+
+    model: ModelConfig
+    epochs: float
+    rate: float
+    pruning: PruneConfig
+    least: float  # test accuracy before, in per cent, below which nothing is concluded
+
+
+_LONG: dict[str, Any] = {"score": "taylor_gate", "epochs": 0.5, "final_epochs": 8.0, "learning_rate": 0.05}
+LONG = {
+    "convnet": Long(
+        ModelConfig(name="convnet", widths=(32, 64, 128), dense=(128, 128)),
+        20.0,
+        0.15,
+        PruneConfig(keep_macs=0.4, keep_params=0.2, **_LONG),
+        90.0,
+    ),
+    "resnet20": Long(
+        ModelConfig(name="resnet20", widths=(16, 32, 64), dense=()),
+        30.0,
+        0.3,
+        PruneConfig(keep_macs=0.5, **_LONG),
+        88.0,
+    ),
+}
+MOST_LOST = 1.0  # points of test accuracy
+
+
+def plan(results: Results, budget: float = 1.0) -> list[Trial]:
+    """The runs of the study: the short form, then the long one.
+
+    Args:
+      results: of the runs so far.
+      budget: share of the full length; below 1 there is one seed, below 0.1 a part of the data, smaller networks, two
+        rankings and the short form only.
+    """
+    small = budget < 0.1
+    trials = []
+    for seed in SEEDS if budget >= 1 else SEEDS[:1]:
+        whole = _training("short", seed, budget, small=small)
+        trials.append(Trial(_baseline("short", seed), whole, weights=_file("short", seed)))
+        if _baseline("short", seed) not in results:
+            continue
+        length = 1.0 if small else budget
+        names = ("debiased", "taylor") if small else tuple(CONTENDERS) if seed == SEEDS[0] else SEEDED
+        trials += [Trial(_key(name, seed), _search(name, whole, seed, length)) for name in names]
+        found = results.get(_key("debiased", seed))
+        if found and seed == SEEDS[0]:
+            shape = ModelConfig.model_validate({**whole.model.model_dump(), "kept": found["kept"]})
+            trials.append(Trial(_key(SCRATCH, seed), whole.model_copy(update={"model": shape})))
+    for name, long in LONG.items() if not small else ():
+        whole = _training(name, 0, budget, small=False)
+        trials.append(Trial(_baseline(name, 0), whole, weights=_file(name, 0)))
+        if _baseline(name, 0) in results:
+            trials.append(
+                Trial(_key(name, 0), PruningConfig(training=_from_file(whole, name, 0), pruning=long.pruning))
+            )
+    return trials
+
+
+def _search(name: str, whole: TrainConfig, seed: int, share: float) -> PruningConfig:
+    options: dict[str, Any] = {"keep_macs": LEFT, "learning_rate": 0.05, "multiple": 1}
+    options |= {"epochs": 0.25 * share, "final_epochs": 0.5 * share, **CONTENDERS[name]}
+    return PruningConfig(training=_from_file(whole, "short", seed), pruning=PruneConfig(**options))
+
+
+def table(results: Results) -> str:
+    """The tables of the study in Markdown, made of the raw numbers alone."""
+    return "\n".join(part for part in (_short_table(results), _long_table(results)) if part)
+
+
+def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
+    """The figures of the study: ``STEM-curves.png`` and ``STEM-widths.png``."""
+    del data_dir  # the numbers are enough
+    from normjax.studies.pruning_figures import draw_accuracy, draw_widths
+
+    curves = {
+        LABELS[name]: [curve(results[key]) for seed in SEEDS if (key := _key(name, seed)) in results]
+        for name in CONTENDERS
+    }
+    whole = [
+        100 * results[_baseline("short", seed)]["validation_accuracy"]
+        for seed in SEEDS
+        if _baseline("short", seed) in results
+    ]
+    draw_accuracy(curves, float(np.mean(whole)), stem.with_name(f"{stem.name}-curves.png"))
+    widths = {LABELS[name]: results[_key(name, 0)] for name in SEEDED if _key(name, 0) in results}
+    draw_widths(widths, stem.with_name(f"{stem.name}-widths.png"))
+
+
+def curve(result: dict[str, Any]) -> np.ndarray:
+    """Of a search the multiplications left and the validation accuracy of each round, in per cent; (rounds, 2)."""
+    rounds = [told for told in result["rounds"] if told["accepted"]]
+    whole = rounds[0]["multiply_adds"]
+    return np.array([[100 * told["multiply_adds"] / whole, 100 * told["accuracy"]] for told in rounds])
+
+
+def accuracy_at(result: dict[str, Any], share: float) -> float:
+    """Validation accuracy at a share of the multiplications, between the rounds around it."""
+    points = curve(result)[::-1]
+    return float(np.interp(100 * share, points[:, 0], points[:, 1]))
+
+
+def _short_table(results: Results) -> str:
+    seeds = [seed for seed in SEEDS if all(_key(name, seed) in results for name in SEEDED)]
+    if not seeds:
+        return "Short form: inconclusive, no seed has all contenders yet.\n"
+    tested = {name: _tested(results, name, seeds) for name in (*CONTENDERS, SCRATCH)}
+    rows = []
+    for name, accuracies in tested.items():
+        if not accuracies:
+            continue
+        mine = seeds if name in SEEDED else SEEDS[:1]
+        at = [""] * len(SHARES)
+        # What goes at once has no curve.
+        if name not in (SCRATCH, "at_once"):
+            at = [str(estimate([accuracy_at(results[_key(name, seed)], share) for seed in mine])) for share in SHARES]
+        less = "" if name == "debiased" else str(paired(tested["debiased"][: len(accuracies)], accuracies))
+        rows.append([LABELS[name], *at, str(estimate(accuracies)), less])
+    before = [results[_baseline("short", seed)] for seed in seeds]
+    run = results[_key("debiased", seeds[0])]
+    said = (
+        f"**In short**: {before[0]['config']['model']['name']} of {before[0]['parameters']:,} parameters, "
+        f"{before[0]['steps'] * before[0]['config']['batch_size']:,} images of CIFAR-10, test accuracy "
+        f"{estimate([100 * told['test']['accuracy'] for told in before])} % before pruning; "
+        f"{run['config']['pruning']['epochs'] * 45_000:,.0f} images a round, {len(seeds)} seeds (controls: one); mean "
+        "± half of the 95 % interval, differences paired over seeds. The first columns are the validation split "
+        f"between rounds; the test set is read once, at {LEFT:.0%} of the multiplications.\n"
+    )
+    header = ["ranking", *(f"{share:.0%} of MACs" for share in SHARES), f"test, {LEFT:.0%}", "debiased less it"]
+    return f"{said}\n{_claim(tested)}\n\n{markdown(header, rows)}"
+
+
+def _tested(results: Results, name: str, seeds: Sequence[int]) -> list[float]:
+    mine = seeds if name in SEEDED else SEEDS[:1]
+    return [100 * results[key]["test"]["accuracy"] for seed in mine if (key := _key(name, seed)) in results]
+
+
+def _claim(tested: dict[str, list[float]]) -> str:
+    wins = []
+    for name in ("raw", "equal"):
+        difference = paired(tested["debiased"], tested[name])
+        sure = difference.half_width is not None and difference.mean > difference.half_width
+        wins.append(f"{LABELS[name]}: {'yes' if sure else 'not beyond the interval'} ({difference} points)")
+    return f"Debiased ranking above the others at {LEFT:.0%} of the multiplications: {'; '.join(wins)}."
+
+
+def _long_table(results: Results) -> str:
+    rows = []
+    for name, long in LONG.items():
+        if not {_baseline(name, 0), _key(name, 0)} <= results.keys():
+            continue
+        before, found = results[_baseline(name, 0)], results[_key(name, 0)]
+        first, last = found["before"], found["after"]
+        accuracies = [100 * before["test"]["accuracy"], 100 * found["test"]["accuracy"]]
+        lost = accuracies[0] - accuracies[1]
+        verdict = "inconclusive" if accuracies[0] < long.least else "yes" if lost <= MOST_LOST else "no"
+        rows.append(
+            [
+                name,
+                *(f"{accuracy:.2f}" for accuracy in accuracies),
+                f"{lost:.2f} ({verdict})",
+                _change(first["multiply_adds"] / 1e6, last["multiply_adds"] / 1e6),
+                _change(first["parameters"] / 1e3, last["parameters"] / 1e3),
+                _change(*(size["milliseconds"]["128"] for size in (first, last))),
+            ]
+        )
+    if not rows:
+        return ""
+    least = " and ".join(f"{long.least:g} % ({name})" for name, long in LONG.items())
+    said = (
+        f"**At length**: one seed; whether at most {MOST_LOST:g} point of test accuracy is lost (wanted). Nothing is "
+        f"concluded from less than {least} before; what is left stands in brackets.\n"
+    )
+    header = ["network", "test before [%]", "after [%]", "lost", "MACs [M]", "parameters [1000]", "128 images [ms]"]
+    return f"{said}\n{markdown(header, rows)}"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{before:.1f} → {after:.1f} ({after / before:.0%})"
+
+
+def _baseline(name: str, seed: int) -> str:
+    return f"baseline/{name}/{seed}"
+
+
+def _key(name: str, seed: int) -> str:
+    return f"search/{name}/{seed}"
+
+
+def _file(name: str, seed: int) -> str:
+    return f"pruning-{name}-{seed}.safetensors"
+
+
+def _from_file(whole: TrainConfig, name: str, seed: int) -> TrainConfig:
+    model = whole.model.model_copy(update={"weights": Path(_file(name, seed))})
+    return whole.model_copy(update={"model": model})
+
+
+def _training(name: str, seed: int, share: float, *, small: bool) -> TrainConfig:
+    """The training of the network before it is pruned."""
+    data = CIFAR10
+    if name == "short":
+        model, epochs, rate = ModelConfig(widths=(16, 32, 64), dense=(64, 64)), 4.0, 0.1
+    else:
+        model, epochs, rate = LONG[name].model, LONG[name].epochs, LONG[name].rate
+    epochs *= share
+    if small:
+        data = data.model_copy(update={"train_split": "train[:2%]", "test_split": "test[:2%]"})
+        model, epochs = model.model_copy(update={"widths": (8, 8), "dense": (16,)}), 50 * epochs
+    return TrainConfig(
+        seed=seed,
+        epochs=epochs,
+        batch_size=128,
+        label_smoothing=0.0 if name == "short" else 0.1,
+        data=data,
+        model=model,
+        optimizer=OptimizerConfig(learning_rate=rate, momentum=0.9, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="one_cycle", peak=0.3),
+        run=RunConfig(threads=1, log_every=100, keep=1),
+    )

@@ -1,0 +1,169 @@
+"""A network for eight classes is fine-tuned on two others and pruned: what may go, and what tells it? (Wang, 2017)
+
+The thesis takes VGG-16 with ImageNet weights to cats and dogs (``configs/cats_vs_dogs_vgg16.py``); here it is a ConvNet
+on CIFAR-10: trained without cats and dogs, fine-tuned on these, and pruned as far as two points of accuracy allow.
+The thesis finds that dense layers go almost free and convolutions do not, and that scores of data win at first.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from normjax.pruning.config import PruneConfig, PruningConfig
+from normjax.studies.comparison import markdown
+from normjax.studies.network import CIFAR10
+from normjax.studies.pruning import accuracy_at, curve
+from normjax.studies.trials import Results, Trial
+from normjax.training.config import ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+
+REQUIRES = ()
+PAIR = ("cat", "dog")
+OTHERS = ("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
+DROP = 0.02  # validation accuracy that may be lost
+EARLY = 0.7  # of the multiplications: where scores are compared before fine-tuning has done its work
+CONVOLUTIONS = ("conv0_0", "conv0_1", "conv1_0", "conv1_1", "conv2_0", "conv2_1")
+DENSE = ("dense0", "dense1")
+SCORES = ("l2", "group_magnitude", "taylor_activation", "taylor_gate")  # the last two need data
+WHAT = {"all": (), "dense": CONVOLUTIONS, "convolutions": DENSE}  # what goes: the layers that stay whole
+LABELS = {"all": "all layers", "dense": "dense layers only", "convolutions": "convolutions only"}
+_BEFORE, _TUNED = "eight classes", "fine-tuned"
+
+
+def plan(results: Results, budget: float = 1.0) -> list[Trial]:
+    """The runs of the study: training, fine-tuning, then the searches.
+
+    Args:
+      results: of the runs so far.
+      budget: share of the full length; below 0.1 with two searches, a part of the data and a smaller network.
+    """
+    small = budget < 0.1
+    first = _training(OTHERS, 4.0 * budget, 0.1, None, small=small)
+    trials = [Trial(_BEFORE, first, weights=_file("others"))]
+    if _BEFORE in results:
+        tuned = _training(PAIR, 8.0 * budget, 0.03, _file("others"), small=small)
+        trials.append(Trial(_TUNED, tuned, weights=_file("pair")))
+    if _TUNED in results:
+        whole = tuned.model_copy(update={"model": tuned.model.model_copy(update={"weights": Path(_file("pair"))})})
+        wanted = [(score, what) for score in SCORES for what in WHAT if what == "all" or score in SCORES[::3]]
+        for score, what in (("l2", "dense"), ("taylor_gate", "all")) if small else wanted:
+            search = _search(score, WHAT[what], small=small)
+            trials.append(Trial(_key(score, what), PruningConfig(training=whole, pruning=search)))
+    return trials
+
+
+def _search(score: str, protected: tuple[str, ...], *, small: bool) -> PruneConfig:
+    if small:
+        protected = tuple(name for name in protected if name in ("conv0_0", "conv0_1", "conv1_0", "conv1_1", "dense0"))
+    return PruneConfig(
+        max_drop=DROP,
+        score=score,
+        protected=protected,
+        epochs=1.0,
+        final_epochs=3.0,
+        learning_rate=0.02,
+        step=0.2 if small else 0.1,
+        min_step=0.1 if small else 0.02,
+        multiple=1,
+    )
+
+
+def table(results: Results) -> str:
+    """The tables of the study in Markdown, made of the raw numbers alone."""
+    keys = {(score, what): _key(score, what) for score in SCORES for what in WHAT if _key(score, what) in results}
+    if not keys:
+        return "Inconclusive: nothing is pruned yet.\n"
+    rows = []
+    for (score, what), key in keys.items():
+        told = results[key]
+        first, last = told["before"], told["after"]
+        tried = [r for r in told["rounds"][1:] if r["accepted"]]
+        rows.append(
+            [
+                LABELS[what],
+                f"{score} ({'data' if score.startswith('taylor') else 'weights'})",
+                f"{100 * last['parameters'] / first['parameters']:.1f}",
+                f"{100 * last['multiply_adds'] / first['multiply_adds']:.1f}",
+                f"{accuracy_at(told, EARLY):.1f}" if what == "all" else "",
+                str(len(tried)),
+                f"{100 * told['test']['accuracy']:.2f}",
+            ]
+        )
+    before, tuned = results[_BEFORE], results[_TUNED]
+    said = (
+        f"ConvNet of {before['parameters']:,} parameters, {100 * before['test']['accuracy']:.2f} % on eight classes of "
+        f"CIFAR-10, then {100 * tuned['test']['accuracy']:.2f} % on cats against dogs "
+        f"({tuned['test']['examples']:,} test images); rounds of one pass over the two classes, as long as at most "
+        f"{100 * DROP:g} points of validation accuracy are lost; one seed.\n"
+    )
+    header = [
+        "what goes",
+        "score",
+        "parameters left [%]",
+        "MACs left [%]",
+        f"validation at {EARLY:.0%} of MACs [%]",
+        "rounds held",
+        "test after [%]",
+    ]
+    return f"{said}\n{_findings(results, keys)}\n\n{markdown(header, rows)}"
+
+
+def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
+    """The figure of the study: ``STEM-curves.png``."""
+    del data_dir  # the numbers are enough
+    from normjax.studies.pruning_figures import draw_accuracy
+
+    curves = {score: [curve(results[_key(score, "all")])] for score in SCORES if _key(score, "all") in results}
+    if curves:
+        whole = next(iter(curves.values()))[0][0, 1]
+        draw_accuracy(curves, whole, stem.with_name(f"{stem.name}-curves.png"), "Cats against dogs, all layers")
+
+
+def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
+    """Of each finding of the thesis whether it is found here."""
+
+    said = []
+    if {("l2", "dense"), ("l2", "convolutions")} <= keys.keys():
+        dense, convolutions = results[keys["l2", "dense"]], results[keys["l2", "convolutions"]]
+        left = _neurons_left(dense, DENSE), _neurons_left(convolutions, CONVOLUTIONS)
+        said.append(
+            f"Dense layers go almost free, convolutions do not: {'found' if left[0] < left[1] else 'not found'} "
+            f"({left[0]:.0%} of the dense neurons are left, {left[1]:.0%} of the convolutions')."
+        )
+    weights = [accuracy_at(results[keys[s, "all"]], EARLY) for s in SCORES[:2] if (s, "all") in keys]
+    data = [accuracy_at(results[keys[s, "all"]], EARLY) for s in SCORES[2:] if (s, "all") in keys]
+    if weights and data:
+        wins = "found" if max(data) > max(weights) else "not found"
+        said.append(
+            f"Scores of data win at first: {wins} (at {EARLY:.0%} of the multiplications {max(data):.1f} % against "
+            f"{max(weights):.1f} %)."
+        )
+    return " ".join(said)
+
+
+def _neurons_left(told: dict[str, Any], layers: tuple[str, ...]) -> float:
+    sizes = {name: size for name, size in told["neurons"].items() if name in layers}
+    return sum(len(told["kept"][name]) for name in sizes) / sum(sizes.values())
+
+
+def _key(score: str, what: str) -> str:
+    return f"search/{what}/{score}"
+
+
+def _file(name: str) -> str:
+    return f"pruning-transfer-{name}.safetensors"
+
+
+def _training(classes: tuple[str, ...], epochs: float, rate: float, weights: str | None, *, small: bool) -> TrainConfig:
+    model = ModelConfig(widths=(16, 32, 64), dense=(64, 64), weights=weights and Path(weights))
+    data = CIFAR10.model_copy(update={"classes": classes})
+    if small:
+        data = data.model_copy(update={"train_split": "train[:4%]", "test_split": "test[:4%]"})
+        model, epochs = model.model_copy(update={"widths": (8, 8), "dense": (16,)}), 25 * epochs
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=128,
+        data=data,
+        model=model,
+        optimizer=OptimizerConfig(learning_rate=rate, momentum=0.9, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="one_cycle", peak=0.3),
+        run=RunConfig(threads=1, log_every=100, keep=1),
+    )
