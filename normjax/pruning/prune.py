@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from normjax.inference.shrink import Shrunken
+from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
 from normjax.pruning.scores import score as score_of
 from normjax.pruning.select import Kept, everything, without_lowest
@@ -42,7 +45,7 @@ def prune(
 
     Either a share of all neurons goes, those with the lowest scores of all layers together after the debiasing, or all
     but those that are named. What is left computes what the network with zeros in their place computes, at its own
-    sizes.
+    sizes; the constants of dead neurons stay behind, as ``fold_constants`` has it.
 
     Args:
       model: a Flax Linen model (or anything with ``apply(variables, example, **options)``).
@@ -102,6 +105,8 @@ def prune(
     else:
         raise ValueError(f"share={share} and kept={kept}: give one of them.")
     smaller = Shrunken(model, neurons, stays)
+    if not isinstance(example, tuple):
+        variables = fold_constants(model, variables, neurons, stays, jnp.zeros(example.shape, example.dtype), **options)
     return Pruned(
         smaller.apply,
         smaller.shrink(variables),

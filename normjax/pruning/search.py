@@ -17,6 +17,7 @@ from normjax.inference import Shrunken
 from normjax.inference.shrink import Size
 from normjax.pruning.activations import ActivationProbe
 from normjax.pruning.config import PruneConfig
+from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
 from normjax.pruning.latency import milliseconds
 from normjax.pruning.scores import SCORES, score
@@ -97,7 +98,7 @@ class Search:
         self.parallel = self.session.parallel
         self.evaluator = Evaluator(self.session)
         self.model = build_session(config, dataset.info, training=False).model
-        self.example = jax.ShapeDtypeStruct((1, *dataset.info.image_shape), jnp.float32)
+        self.example = jnp.zeros((1, *dataset.info.image_shape))
         self.probe = ActivationProbe(self.model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
         self.blank = self.session.state_like().replace(reference=reference)
         self.first = variables
@@ -145,7 +146,8 @@ class Search:
                 smaller = self._cut_if_faster(self._scores(best, kept), kept)
             if smaller == kept:
                 break
-            state = self._fine_tune(self._state(best, smaller), number)
+            begun = fold_constants(self.model, best, self.neurons, smaller, self.example, train=False)
+            state = self._fine_tune(self._state(begun, smaller), number)
             accuracy = self._accuracy(state)
             accepted = target is None or accuracy >= target
             rounds.append(self._round(number, smaller, accuracy, step, accepted=accepted))
