@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,18 +13,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import ValidationError
 
+from normjax import cli_runs
 from normjax.complaints import one_line
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
-from normjax.pruning.config import PruneConfig
-from normjax.training.cluster_options import ALONE, Cluster
+from normjax.training.cluster_options import ALONE
 from normjax.training.config import Config, TrainConfig, describe_validation_error, load_config
 from normjax.training.stop import StoppedError, StopRequest
-
-_RUN = Annotated[Path, tyro.conf.Positional]
-
-
-_CLUSTER = Annotated[Cluster, tyro.conf.arg(name="")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +46,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
         config: Path | None = None,
         workdir: Path | None = None,
         data_dir: Path | None = None,
-        cluster: _CLUSTER = ALONE,
+        cluster: cli_runs.ClusterOptions = ALONE,
     ) -> Callable[[], None]:
         """Train a network; without options a small convolutional network on handwritten digits.
 
@@ -75,7 +68,7 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
                 raise UserError("--distributed needs --workdir, a directory that all processes see.")
             path = workdir or _new_workdir(config.stem if config else options.data.name)
             with StopRequest() as stop, cluster.joined():
-                summary = train_run(options, path, data_dir=_data_dir(data_dir), console=console, stop=stop)
+                summary = train_run(options, path, data_dir=cli_runs.data_dir_of(data_dir), console=console, stop=stop)
                 if cluster.is_first():
                     print_summary(summary, path, console)
 
@@ -84,160 +77,11 @@ def train_command(default: TrainConfig) -> Callable[..., Callable[[], None]]:
     return train
 
 
-def evaluate(
-    run: _RUN,
-    split: Literal["test", "validation", "train"] = "test",
-    checkpoint: str = "best",
-    data_dir: Path | None = None,
-    json: bool = False,
-    cluster: _CLUSTER = ALONE,
-) -> Callable[[], None]:
-    """Evaluate a trained network on every example of a split.
-
-    Args:
-        run: directory of the run
-        split: which examples
-        checkpoint: best (by validation), last, or the number of a step
-        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
-        json: print one JSON object instead of a table
-        cluster: of which this process is one
-    """
-
-    def command() -> None:
-        from normjax.training.evaluate import evaluate_run
-        from normjax.training.report import print_evaluation
-
-        with cluster.joined():
-            result = evaluate_run(run, split=split, checkpoint=checkpoint, data_dir=_data_dir(data_dir))
-            if cluster.is_first():
-                _print_json(result) if json else print_evaluation(result)
-
-    return command
-
-
-def predict(
-    run: _RUN,
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    top: int = 5,
-    checkpoint: str = "best",
-    json: bool = False,
-) -> Callable[[], None]:
-    """Name the most probable classes of pictures.
-
-    Args:
-        run: directory of the run
-        images: picture files
-        top: how many classes of each
-        checkpoint: best (by validation), last, or the number of a step
-        json: print one JSON array instead of a table
-    """
-
-    def command() -> None:
-        if not images:
-            raise UserError("predict needs one picture or more.")
-        if top < 1:
-            raise UserError(f"top={top}: use 1 or more.")
-        from normjax.training.predict import predict_run
-        from normjax.training.report import print_predictions
-
-        result = predict_run(run, images, top=top, checkpoint=checkpoint)
-        _print_json(result) if json else print_predictions(result)
-
-    return command
-
-
-def fold(
-    run: _RUN,
-    output: Path | None = None,
-    checkpoint: str = "best",
-    json: bool = False,
-) -> Callable[[], None]:
-    """Write a trained network without its batch normalization as one program with the same predictions.
-
-    Args:
-        run: directory of the run
-        output: the file; None: folded.stablehlo in the run's directory
-        checkpoint: best (by validation), last, or the number of a step
-        json: print one JSON object instead of a table
-    """
-
-    def command() -> None:
-        from normjax.training.fold import fold_run
-        from normjax.training.report import print_folding
-
-        result = fold_run(run, output=output, checkpoint=checkpoint)
-        _print_json(result) if json else print_folding(result)
-
-    return command
-
-
-def prune(
-    run: _RUN,
-    options: Annotated[PruneConfig, tyro.conf.arg(name="")],
-    output: Path | None = None,
-    checkpoint: str = "best",
-    data_dir: Path | None = None,
-    json: bool = False,
-) -> Callable[[], None]:
-    """Make a trained network smaller, neuron by neuron, while a target holds; again: goes on where it stopped.
-
-    Args:
-        run: directory of the run
-        options: target and search.
-        output: directory of the smaller network's run; None: that of the run with -pruned behind it
-        checkpoint: best (by validation), last, or the number of a step
-        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
-        json: print one JSON object instead of a table
-    """
-
-    def command() -> None:
-        from normjax.pruning.figures import draw_pruning
-        from normjax.pruning.run import prune_run
-        from normjax.training.output import steady_console
-        from normjax.training.report import print_pruning
-
-        path = output or run.with_name(f"{run.resolve().name}-pruned")
-        console = steady_console(quiet=json)
-        with StopRequest() as stop:
-            result = prune_run(
-                run, path, options, checkpoint=checkpoint, data_dir=_data_dir(data_dir), console=console, stop=stop
-            )
-        draw_pruning(result, path / "pruning.png")
-        _print_json(result) if json else print_pruning(result, console)
-
-    return command
-
-
-def structure(
-    run: _RUN,
-    output: Path | None = None,
-    checkpoint: str = "best",
-    json: bool = False,
-) -> Callable[[], None]:
-    """Show the zeros, the dead neurons and the neuron scales of a trained network, layer by layer.
-
-    Args:
-        run: directory of the run
-        output: the picture; None: structure.png in the run's directory
-        checkpoint: best (by validation), last, or the number of a step
-        json: print one JSON object instead of a table
-    """
-
-    def command() -> None:
-        from normjax.training.report import print_structure
-        from normjax.training.structure import structure_run
-
-        result = structure_run(run, output=output, checkpoint=checkpoint)
-        _print_json(result) if json else print_structure(result)
-
-    return command
-
-
 def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]]:
     """The subcommand ``detect``, whose options start from a config."""
 
     def detect(
-        backbone: _RUN,
+        backbone: cli_runs.Run,
         options: Annotated[DetectionConfig, tyro.conf.arg(name="")] = default,
         config: Path | None = None,
         workdir: Path | None = None,
@@ -260,7 +104,7 @@ def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]
 
             console = steady_console()
             path = workdir or _new_workdir(config.stem if config else f"detector-{options.data.name}")
-            done = train_detector(options, backbone, path, data_dir=_data_dir(data_dir), console=console)
+            done = train_detector(options, backbone, path, data_dir=cli_runs.data_dir_of(data_dir), console=console)
             print_detection(done.summary, path, console)
 
         return run
@@ -270,7 +114,15 @@ def detect_command(default: DetectionConfig) -> Callable[..., Callable[[], None]
 
 def study(
     name: Annotated[
-        Literal["reference-batch", "reference-batch-transfer", "dswn-neuron", "dswn-sparsity"], tyro.conf.Positional
+        Literal[
+            "reference-batch",
+            "reference-batch-transfer",
+            "dswn-neuron",
+            "dswn-sparsity",
+            "pruning",
+            "pruning-transfer",
+        ],
+        tyro.conf.Positional,
     ],
     data_dir: Path | None = None,
     results: Path = Path("results"),
@@ -298,7 +150,7 @@ def study(
         from normjax.training.output import steady_console
 
         options: dict[str, Any] = {"jobs": jobs, "budget": budget, "report": report, "console": steady_console()}
-        carry_out_study(name, results, data_dir=_data_dir(data_dir), **options)
+        carry_out_study(name, results, data_dir=cli_runs.data_dir_of(data_dir), **options)
 
     return command
 
@@ -336,11 +188,12 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     detect = _start_config(arguments, DetectionConfig) if arguments[:1] == ["detect"] else DetectionConfig()
     commands: dict[str, Callable[..., Any]] = {
         "train": train_command(train),
-        "evaluate": evaluate,
-        "predict": predict,
-        "fold": fold,
-        "prune": prune,
-        "structure": structure,
+        "evaluate": cli_runs.evaluate,
+        "predict": cli_runs.predict,
+        "fold": cli_runs.fold,
+        "prune": cli_runs.prune,
+        "structure": cli_runs.structure,
+        "neurons": cli_runs.neurons,
         "detect": detect_command(detect),
         "study": study,
         "launch": launch,
@@ -378,16 +231,6 @@ def _new_workdir(name: str) -> Path:
         count += 1
         path = stem.with_name(f"{stem.name}-{count}")
     return path
-
-
-def _data_dir(given: Path | None) -> Path | None:
-    if given is not None:
-        return given
-    return Path(os.environ["TFDS_DATA_DIR"]) if os.environ.get("TFDS_DATA_DIR") else None
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data))
 
 
 def _fail(message: str) -> None:

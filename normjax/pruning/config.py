@@ -7,6 +7,21 @@ from pydantic import Field, model_validator
 from normjax.training.config import Section, TrainConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+# Written out for the command line's help.
+Score = Literal[
+    "l1",
+    "l2",
+    "bn_gamma",
+    "group_magnitude",
+    "fpgm",
+    "random",
+    "mean_activation",
+    "std_activation",
+    "apoz",
+    "taylor_activation",
+    "taylor_gate",
+]
+Debias = Literal["none", "mean", "l2", "max", "zscore", "minmax", "median", "lamp", "rank"]
 TARGETS = ("target_accuracy", "max_drop", "keep_macs", "keep_params")
 
 
@@ -21,20 +36,8 @@ class PruneConfig(Section):
     keep_params: Share | None = Field(
         None, description="share of the parameters that is left, whatever it costs; with keep_macs both"
     )
-    score: Literal[
-        "l1",
-        "l2",
-        "bn_gamma",
-        "group_magnitude",
-        "fpgm",
-        "random",
-        "mean_activation",
-        "std_activation",
-        "apoz",
-        "taylor_activation",
-        "taylor_gate",
-    ] = Field("l2", description="what neurons are judged by")
-    debias: Literal["none", "mean", "l2", "max", "zscore", "minmax", "median", "lamp", "rank"] = Field(
+    score: Score = Field("l2", description="what neurons are judged by")
+    debias: Debias = Field(
         "mean", description="what makes scores of different layers comparable; rank: as large a share of each layer"
     )
     order: Literal["together", "in_turn"] = Field(

@@ -4,21 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from normjax.data import load_dataset
 from normjax.errors import UserError
-from normjax.inference import Shrunken, materialize
+from normjax.inference import Shrunken
 from normjax.pruning.config import PruneConfig
+from normjax.pruning.evidence import plain_network
 from normjax.pruning.latency import milliseconds
 from normjax.pruning.search import Search, fine_tuning
 from normjax.pruning.select import Kept
 from normjax.tracing.neurons import Neurons, trace
 from normjax.training.begin import begin_run
-from normjax.training.config import ProximalConfig, TrainConfig, WeightNormConfig
 from normjax.training.evaluate import restore_run
 from normjax.training.loop import machine, train
 from normjax.training.run_directory import SEARCH, RunDirectory, write_json
@@ -66,7 +64,9 @@ def prune_run(
     console, stop = console or Console(quiet=True), stop or StopRequest()
     target, source = RunDirectory(output), RunDirectory(path)
     session, state, _ = restore_run(path, checkpoint)
-    config, variables = _plain(session, evaluated_variables(state))
+    config, variables = plain_network(
+        session.config, session.model, session.info.image_shape, evaluated_variables(state)
+    )
     dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib)
     if dataset.validation is None:
         raise UserError(f"{path} has no validation split, by which a smaller network is judged; train with one.")
@@ -112,16 +112,6 @@ def prune_run(
     }
     write_json(output / "pruning.json", told)
     return told
-
-
-def _plain(session: Any, variables: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
-    """Config and variables of the same network with plain kernels, which keep the zeros that they have."""
-    config = session.config
-    if config.weight_norm.name != "none":
-        example = jnp.zeros((1, *session.info.image_shape))
-        variables = materialize(session.model, jax.tree.map(jnp.asarray, variables), example, train=False).variables
-    changes = {"weight_norm": WeightNormConfig(), "proximal": ProximalConfig()}
-    return config.model_copy(update=changes), jax.tree.map(np.asarray, dict(variables))
 
 
 def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkpoint: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from normjax.data import Dataset, evaluation_batches, make_drift, make_stream, training_batches
+from normjax.data import Dataset, make_drift, make_stream, training_batches
 from normjax.errors import UserError
 from normjax.inference import Shrunken
 from normjax.inference.shrink import Size
@@ -19,6 +19,7 @@ from normjax.pruning.activations import ActivationProbe
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
+from normjax.pruning.evidence import images_and_classes
 from normjax.pruning.latency import milliseconds
 from normjax.pruning.scores import SCORES, score
 from normjax.pruning.select import Kept, everything, without_lowest
@@ -28,7 +29,6 @@ from normjax.training.checkpoint import Checkpoints
 from normjax.training.config import ScheduleConfig, TrainConfig
 from normjax.training.evaluate import Evaluator
 from normjax.training.session import build_session
-from normjax.training.step import Images
 from normjax.training.stop import StoppedError, StopRequest
 from normjax.transforms import frozen_zeros, with_alive
 
@@ -246,24 +246,14 @@ class Search:
         """Comparable scores; of the neurons that have gone they mean nothing."""
         activations = None
         if SCORES[self.options.score].needs == "data":
-            activations = self.probe.measure(variables, self._batches())
+            shown = images_and_classes(self.dataset, self.options.score_images, self.session.eval_batch_size)
+            activations = self.probe.measure(variables, shown)
         raw = score(self.neurons, variables, self.options.score, activations=activations)
         left = debiased({name: raw[name][list(numbers)] for name, numbers in kept.items()}, self.options.debias)
         scores = {name: np.full(size, np.inf) for name, size in self.sizes.items()}
         for name, numbers in kept.items():
             scores[name][list(numbers)] = left[name]
         return scores
-
-    def _batches(self) -> Any:
-        """Training images as they are evaluated, and their classes."""
-        seen, scale = 0, Images(self.dataset.info.mean, self.dataset.info.std).scale
-        size = min(self.session.eval_batch_size, self.options.score_images, len(self.dataset.train))
-        for batch in evaluation_batches(self.dataset.train, self.dataset.prepare, batch_size=size):
-            if seen >= self.options.score_images:
-                return
-            seen += size
-            if batch["mask"].all():
-                yield scale(jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
 
     def _state(self, variables: dict[str, Any], kept: Kept) -> Any:
         """A state that begins a round: the parameters of what has gone are 0, and stay so."""

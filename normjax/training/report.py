@@ -141,6 +141,31 @@ def print_pruning(result: dict[str, Any], console: Console | None = None) -> Non
     console.print(f"in {result['output']}, drawn in pruning.png", soft_wrap=True, highlight=False)
 
 
+def print_ranks(result: dict[str, Any], console: Console | None = None) -> None:
+    """Where the neurons of each layer stand among all, before and after the debiasing."""
+    console = console or Console()
+    table = Table(title=f"{result['run']}, step {result['step']:,}, {result['score']}", title_justify="left")
+    table.add_column("layer")
+    for name in ("neurons", *(f"median rank, {debias}" for debias in result["bias"])):
+        table.add_column(name, justify="right")
+    for layer in result["layers"]:
+        ranks = [f"{layer['median_rank'][debias]:.0%}" for debias in result["bias"]]
+        table.add_row(layer["name"], f"{layer['neurons']:,}", *ranks)
+    table.add_row("[bold]explained by the layer[/]", "", *(f"[bold]{bias:.0%}[/]" for bias in result["bias"].values()))
+    console.print(table)
+    console.print(f"drawn in {result['file']}", soft_wrap=True, highlight=False)
+
+
+def print_seen(result: dict[str, Any], console: Console | None = None) -> None:
+    """Which neurons of a layer see the same."""
+    console = console or Console()
+    pairs = result["alike"]
+    console.print(f"{len(pairs)} pairs of the {result['neurons']} neurons of {result['layer']} see nearly the same")
+    for first, second, alike in pairs[:10]:
+        console.print(f"  {first} and {second}: correlation {alike:.3f}", highlight=False)
+    console.print(f"drawn in {result['file']}", soft_wrap=True, highlight=False)
+
+
 def print_structure(result: dict[str, Any], console: Console | None = None) -> None:
     """Zeros, dead neurons and neuron scales of each layer."""
     console = console or Console()

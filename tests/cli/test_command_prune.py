@@ -8,7 +8,7 @@ from cli_cases import contents, digit_file
 pytest_plugins = ["cli_fixtures"]
 pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
-OPTIONS = ("--keep-params", "0.8", "--step", "0.3", "--epochs", "0.5", "--final-epochs", "0.5")
+OPTIONS = ("--keep-params", "0.8", "--step", "0.3", "--epochs", "0.5", "--final-epochs", "0.5", "--multiple", "1")
 
 
 def test_a_smaller_run_is_told_of_and_used_as_any_other(command, finished, tmp_path):
@@ -33,9 +33,21 @@ def test_a_smaller_run_is_told_of_and_used_as_any_other(command, finished, tmp_p
 def test_mistakes_are_one_line(command, refused, finished, tmp_path):
     path = tmp_path / "smaller"
     assert command("prune", finished, *OPTIONS, "--output", path).code == 0
-    none = "no target given; give one of target_accuracy, max_drop, keep_macs, keep_params"
+    none = "no target given; give one of target_accuracy, max_drop, keep_macs, keep_params, or the last two"
     assert refused("prune", finished) == none
     message = refused("prune", finished, "--keep-params", "0.7", *OPTIONS[2:], "--output", path)
     assert message == (f"{path} was begun by another pruning (keep_params was 0.8, now 0.7); give a new --output.")
     assert "perhaps you meant" in refused("prune", finished, "--keep-mac", "0.5")
     assert refused("prune", tmp_path, "--max-drop", "0.1") == f"{tmp_path} is no run directory: config.json is missing."
+
+
+def test_neurons_are_ranked_and_seen(command, refused, finished, tmp_path):
+    code, out, _ = command("neurons", finished, "--json", "--output", tmp_path / "ranks.png")
+    told = json.loads(out)
+    assert code == 0
+    assert 0 <= told["bias"]["mean"] < told["bias"]["none"] <= 1
+    code, out, _ = command("neurons", finished, "--output", tmp_path / "ranks.png")
+    assert "explained by the layer" in out
+    assert str(tmp_path / "ranks.png") in out
+    assert refused("neurons", finished, "--layer", "nothing").startswith("group='nothing' is no group of neurons")
+    assert "score" in refused("neurons", finished, "--score", "beauty")

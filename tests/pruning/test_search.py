@@ -243,6 +243,7 @@ def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):
     [
         ({}, "no target given; give one of target_accuracy, max_drop, keep_macs, keep_params"),
         ({"max_drop": 0.1, "keep_macs": 0.5}, "max_drop and keep_macs given; give one of"),
+        ({"target_accuracy": 0.9, "keep_macs": 0.5, "keep_params": 0.5}, "or the last two"),
         ({"keep_macs": 1.5}, "keep_macs"),
         ({"max_drop": 0.1, "step": 0.005}, r"min_step=0\.01 must not be above step=0\.005"),
         ({"max_drop": 0.1, "score": "hrank"}, "score"),
