@@ -1,7 +1,8 @@
-"""Normalization layers as Flax NNX modules."""
+"""Normalization layers as Flax NNX modules, and NNX modules as pure functions."""
 
 from normjax.nnx.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.nnx.layers import BatchNorm, BatchRenorm, DecorrelatedBatchNorm, GhostBatchNorm
+from normjax.nnx.pure import Pure, pure
 from normjax.nnx.reference_batch_norm import ReferenceBatchNorm, ReferenceStat
 from normjax.nnx.structural_weight_norm import StructuralWeightNorm
 
@@ -11,7 +12,9 @@ __all__ = [
     "DecorrelatedBatchNorm",
     "DecorrelatedLayerNorm",
     "GhostBatchNorm",
+    "Pure",
     "ReferenceBatchNorm",
     "ReferenceStat",
     "StructuralWeightNorm",
+    "pure",
 ]

@@ -32,7 +32,7 @@ def fold_constants(model: Any, variables: Any, neurons: Neurons, left: Left, exa
     Returns:
       The variables with the biases and means that make up for the constants.
     """
-    leaves = {path: np.asarray(leaf) for path, leaf in leaf_paths(variables).items()}
+    leaves = leaf_paths(variables)
     for group in neurons.groups:
         dead = [number for number in _gone(group, left) if _is_dead(group, number, leaves)]
         if not dead:
@@ -45,7 +45,7 @@ def fold_constants(model: Any, variables: Any, neurons: Neurons, left: Left, exa
             if place is None:
                 continue
             path, axis, sign = place
-            kernel = np.moveaxis(leaves[member.path], (member.axis, axis), (0, -1))
+            kernel = np.moveaxis(np.asarray(leaves[member.path]), (member.axis, axis), (0, -1))
             for number in dead:
                 values = put_out[:, number]
                 if np.ptp(values) == 0 and values.flat[0]:
@@ -58,14 +58,14 @@ def _gone(group: Group, left: Left) -> list[int]:
     return sorted(set(range(group.size)) - set(map(int, left.get(group.name, range(group.size)))))
 
 
-def _is_dead(group: Group, number: int, leaves: dict[Path, np.ndarray]) -> bool:
+def _is_dead(group: Group, number: int, leaves: dict[Path, Any]) -> bool:
     makers = [member for member in group.members if member.role == "out"]
     return bool(makers) and not any(
-        np.take(leaves[member.path], member.indices[number], member.axis).any() for member in makers
+        np.take(np.asarray(leaves[member.path]), member.indices[number], member.axis).any() for member in makers
     )
 
 
-def _destination(neurons: Neurons, reading: Member, leaves: dict[Path, np.ndarray]) -> tuple[Path, int, int] | None:
+def _destination(neurons: Neurons, reading: Member, leaves: dict[Path, Any]) -> tuple[Path, int, int] | None:
     """Where a constant goes that a kernel's outputs get: a vector, the kernel's axis of outputs, and the sign."""
     for whole in neurons.whole:
         if whole.path == reading.path and (bias := (*reading.path[:-1], "bias")) in leaves:
