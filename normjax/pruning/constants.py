@@ -1,5 +1,6 @@
 """Dead neurons that put out a constant: what they give goes into the layers that read them."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 
 from normjax.pruning.activations import reader
 from normjax.tracing import leaf_paths
-from normjax.tracing.neurons import Group, Left, Member, Neurons
+from normjax.tracing.neurons import Group, Member, Neurons
 from normjax.tracing.program import Path
 
 
-def fold_constants(model: Any, variables: Any, neurons: Neurons, left: Left, example: jax.Array, **options: Any) -> Any:
+def fold_constants(
+    model: Any, variables: Any, neurons: Neurons, gone: Mapping[str, Collection[int]], example: Any, **options: Any
+) -> Any:
     r"""Lets the neurons that go leave their constants behind, where they have one.
 
     A neuron without incoming weights, as structural weight normalization makes them, still puts out
@@ -25,21 +28,21 @@ def fold_constants(model: Any, variables: Any, neurons: Neurons, left: Left, exa
       model: as for ``trace``.
       variables: its variables; they stay as they are.
       neurons: as ``trace`` found them.
-      left: the neurons that stay, by group; groups not named stay whole.
-      example: an input, for its shape.
+      gone: the neurons that go, by group.
+      example: an input, for its shape and type.
       **options: keyword arguments of the model at inference.
 
     Returns:
       The variables with the biases and means that make up for the constants.
     """
     leaves = leaf_paths(variables)
+    # Two examples: beside a batch of one, which broadcasts, what is read cannot be told from what is added.
+    blank = jnp.zeros((2, *example.shape[1:]), example.dtype)
     for group in neurons.groups:
-        dead = [number for number in _gone(group, left) if _is_dead(group, number, leaves)]
+        dead = [number for number in sorted(gone.get(group.name, ())) if _is_dead(group, number, leaves)]
         if not dead:
             continue
-        put_out = np.asarray(
-            reader(model, variables, neurons, group.name, example, **options)(variables, jnp.zeros_like(example))
-        )
+        put_out = np.asarray(reader(model, variables, neurons, group.name, blank, **options)(variables, blank))
         for member in group.members:
             place = _destination(neurons, member, leaves) if member.role == "in" else None
             if place is None:
@@ -52,10 +55,6 @@ def fold_constants(model: Any, variables: Any, neurons: Neurons, left: Left, exa
                     weights = kernel[member.indices[number]].reshape(-1, kernel.shape[-1]).sum(0)
                     leaves[path] = leaves[path] + (sign * values.flat[0] * weights).astype(leaves[path].dtype)
     return jax.tree.unflatten(jax.tree.structure(variables), list(leaves.values()))
-
-
-def _gone(group: Group, left: Left) -> list[int]:
-    return sorted(set(range(group.size)) - set(map(int, left.get(group.name, range(group.size)))))
 
 
 def _is_dead(group: Group, number: int, leaves: dict[Path, Any]) -> bool:

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from normjax.inference.shrink import Shrunken
 from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
 from normjax.pruning.scores import score as score_of
-from normjax.pruning.select import Kept, everything, without_lowest
+from normjax.pruning.select import Kept, everything, gone, without_lowest
 from normjax.tracing.neurons import trace
 
 
@@ -106,7 +104,7 @@ def prune(
         raise ValueError(f"share={share} and kept={kept}: give one of them.")
     smaller = Shrunken(model, neurons, stays)
     if not isinstance(example, tuple):
-        variables = fold_constants(model, variables, neurons, stays, jnp.zeros(example.shape, example.dtype), **options)
+        variables = fold_constants(model, variables, neurons, gone(sizes, stays), example, **options)
     return Pruned(
         smaller.apply,
         smaller.shrink(variables),

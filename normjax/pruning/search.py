@@ -146,7 +146,8 @@ class Search:
                 smaller = self._cut_if_faster(self._scores(best, kept), kept)
             if smaller == kept:
                 break
-            begun = fold_constants(self.model, best, self.neurons, smaller, self.example, train=False)
+            going = {name: set(numbers) - set(smaller[name]) for name, numbers in kept.items()}
+            begun = fold_constants(self.model, best, self.neurons, going, self.example, train=False)
             state = self._fine_tune(self._state(begun, smaller), number)
             accuracy = self._accuracy(state)
             accepted = target is None or accuracy >= target

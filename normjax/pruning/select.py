@@ -14,6 +14,16 @@ def everything(sizes: Mapping[str, int]) -> Kept:
     return {name: tuple(range(size)) for name, size in sizes.items()}
 
 
+def gone(sizes: Mapping[str, int], kept: Mapping[str, Sequence[int]]) -> dict[str, set[int]]:
+    """The neurons that do not stay, by group.
+
+    Example:
+      >>> gone({"a": 3, "b": 2}, {"a": (0, 2)})
+      {'a': {1}, 'b': set()}
+    """
+    return {name: set(range(size)) - set(kept.get(name, range(size))) for name, size in sizes.items()}
+
+
 def without_lowest(
     scores: Mapping[str, Any],
     kept: Mapping[str, Sequence[int]],

@@ -82,31 +82,31 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
         rankings and the short form only.
     """
     small = budget < 0.1
-    trials = []
-    for seed in SEEDS if budget >= 1 else SEEDS[:1]:
-        whole = _training("short", seed, budget, small=small)
-        trials.append(Trial(_baseline("short", seed), whole, weights=_file("short", seed)))
-        if _baseline("short", seed) not in results:
-            continue
-        length = 1.0 if small else budget
-        names = ("debiased", "taylor") if small else tuple(CONTENDERS) if seed == SEEDS[0] else SEEDED
-        trials += [Trial(_key(name, seed), _search(name, whole, seed, length)) for name in names]
-        found = results.get(_key("debiased", seed))
-        if found and seed == SEEDS[0]:
-            shape = ModelConfig.model_validate({**whole.model.model_dump(), "kept": found["kept"]})
-            trials.append(Trial(_key(SCRATCH, seed), whole.model_copy(update={"model": shape})))
+    seeds = SEEDS if budget >= 1 else SEEDS[:1]
+    whole = {seed: _training("short", seed, budget, small=small) for seed in seeds}
+    trials = [Trial(_baseline("short", seed), config, weights=_file("short", seed)) for seed, config in whole.items()]
+    seeded = [(name, seed) for seed in seeds for name in SEEDED]
+    controls = [(name, SEEDS[0]) for name in CONTENDERS if name not in SEEDED]
+    for name, seed in [("debiased", 0), ("taylor", 0)] if small else seeded + controls:
+        if _baseline("short", seed) in results:
+            trials.append(Trial(_key(name, seed), _search(name, whole[seed], seed, budget, small=small)))
+    if found := results.get(_key("debiased", SEEDS[0])):
+        first = whole[SEEDS[0]]
+        shape = ModelConfig.model_validate({**first.model.model_dump(), "kept": found["kept"]})
+        trials.append(Trial(_key(SCRATCH, SEEDS[0]), first.model_copy(update={"model": shape})))
     for name, long in LONG.items() if not small else ():
-        whole = _training(name, 0, budget, small=False)
-        trials.append(Trial(_baseline(name, 0), whole, weights=_file(name, 0)))
+        config = _training(name, 0, budget, small=False)
+        trials.append(Trial(_baseline(name, 0), config, weights=_file(name, 0)))
         if _baseline(name, 0) in results:
             trials.append(
-                Trial(_key(name, 0), PruningConfig(training=_from_file(whole, name, 0), pruning=long.pruning))
+                Trial(_key(name, 0), PruningConfig(training=_from_file(config, name, 0), pruning=long.pruning))
             )
     return trials
 
 
-def _search(name: str, whole: TrainConfig, seed: int, share: float) -> PruningConfig:
-    options: dict[str, Any] = {"keep_macs": LEFT, "learning_rate": 0.05, "multiple": 1}
+def _search(name: str, whole: TrainConfig, seed: int, share: float, *, small: bool) -> PruningConfig:
+    share = 1.0 if small else share  # there are fewer images
+    options: dict[str, Any] = {"keep_macs": LEFT, "learning_rate": 0.05, "multiple": 1, "step": 0.3 if small else 0.1}
     options |= {"epochs": 0.25 * share, "final_epochs": 0.5 * share, **CONTENDERS[name]}
     return PruningConfig(training=_from_file(whole, "short", seed), pruning=PruneConfig(**options))
 
