@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax_models.models import conv_mixer
+from jax_models.models import conv_mixer, mlp_mixer
 from jax_resnet import ResNet18
 
 import normjax
@@ -21,8 +21,14 @@ def draw(*shape, seed=1):
 
 
 def ours(name, norm="batch_norm", **options):
-    widths = {"mlp": (32, 24), "convnet": (8, 8, 16), "resnet20": (8, 16, 32), "resnet50": (8, 8, 16, 16)}[name]
-    return build_model(name, num_classes=10, norm=normjax.make_norm(norm, **options), widths=widths)
+    forms = {
+        "mlp": {"widths": (32, 24)},
+        "convnet": {"widths": (8, 8, 16)},
+        "vgg16": {"widths": (4, 4, 6, 6, 8), "dense": (16, 12)},
+        "resnet20": {"widths": (8, 16, 32)},
+        "resnet50": {"widths": (8, 8, 16, 16)},
+    }
+    return build_model(name, num_classes=10, norm=normjax.make_norm(norm, **options), **forms[name])
 
 
 class Inception(nn.Module):
@@ -118,6 +124,8 @@ def networks():
         # Stages of 8, 16 and 32 channels share theirs by shortcuts padded with zeros: 32 in all, then 9 inside blocks.
         "resnet20": (ours("resnet20"), draw(*IMAGES), at_inference, 12, 32 + 3 * (8 + 16 + 32)),
         "resnet50": (ours("resnet50"), draw(*IMAGES), at_inference, 37, None),
+        # Thirteen convolutions and two hidden dense layers.
+        "vgg16": (ours("vgg16", "none"), draw(*IMAGES), at_inference, 15, 2 * 4 + 2 * 4 + 3 * 6 + 3 * 6 + 3 * 8 + 28),
         "group norm": (ours("convnet", "group_norm", num_groups=4), draw(*IMAGES), at_inference, 8, 32),
         "layer norm": (ours("resnet20", "layer_norm"), draw(*IMAGES), at_inference, 12, 200),
         "rms norm": (ours("mlp", "rms_norm"), draw(*IMAGES), at_inference, 2, 56),
@@ -136,6 +144,14 @@ def networks():
             {"deterministic": True},
             3,
             48,
+        ),
+        # Features that are mixed over positions and over channels; the streams between end in a mean and stay whole.
+        "MLP-Mixer": (
+            mlp_mixer.MLPMixer(8, 2, hidden_size=12, channels_dim=64, tokens_dim=24, attach_head=True, num_classes=5),
+            draw(*IMAGES),
+            {"deterministic": True},
+            4,
+            2 * (24 + 64),
         ),
     }
 
