@@ -3,8 +3,8 @@
     python train.py --config configs/cats_vs_dogs_vgg16.py --data-dir DATA
     normjax prune RUN --target-accuracy 0.95 --score taylor_gate
 
-It reads vgg16.safetensors in the current directory (or --model.weights FILE): the weights of torchvision's or timm's
-vgg16 under their own names. The head for two classes starts anew. cats_vs_dogs of TFDS has no test split of its own.
+It reads vgg16.safetensors in the current directory (or --model.weights FILE): the weights of torchvision's vgg16
+under their own names. The head for two classes starts anew. cats_vs_dogs of TFDS has no test split of its own.
 Expected: not run by us; a GPU is wanted. `normjax study pruning-transfer` runs the same on CIFAR-10.
 """
 

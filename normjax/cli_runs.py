@@ -129,7 +129,7 @@ def prune(
         from normjax.training.output import steady_console
         from normjax.training.report import print_pruning
 
-        path = output or run.with_name(f"{run.resolve().name}-pruned")
+        path = output or run.resolve().with_name(f"{run.resolve().name}-pruned")
         console = steady_console(quiet=json)
         with StopRequest() as stop:
             result = prune_run(

@@ -35,7 +35,7 @@ def of_classes(source: Source, classes: Sequence[str]) -> Source:
       classes: their names.
 
     Raises:
-      UserError: there is no such class, one is named twice, or there are fewer than two.
+      UserError: there is no such class, one is named twice, there are fewer than two, or no example is of these.
     """
     if unknown := [name for name in classes if name not in source.classes]:
         raise UserError(f"data.classes={unknown[0]}: no class of {source.name}; use {', '.join(source.classes)}.")
@@ -44,7 +44,10 @@ def of_classes(source: Source, classes: Sequence[str]) -> Source:
     # One more entry, so that the label of an unreadable record, -1, stays what it is.
     number = np.full(len(source.classes) + 1, UNREADABLE, np.int32)
     number[[source.classes.index(name) for name in classes]] = np.arange(len(classes))
-    return OfClasses(Subset(source, np.flatnonzero(number[_labels(source)] >= 0)), classes, number)
+    chosen = np.flatnonzero(number[_labels(source)] >= 0)
+    if not len(chosen):
+        raise UserError(f"data.classes={' '.join(classes)}: {source.name} has no example of these.")
+    return OfClasses(Subset(source, chosen), classes, number)
 
 
 def _labels(source: Source) -> np.ndarray:

@@ -32,12 +32,15 @@ def vgg16(*, widths: tuple[int, ...] = WIDTHS, dense: tuple[int, ...] = DENSE, *
       <https://arxiv.org/abs/1409.1556>`_, 2015, configuration D.
     """
     if len(widths) != len(DEPTHS):
-        raise ValueError(f"widths={tuple(widths)} has {len(widths)} stages; vgg16 has {len(DEPTHS)}.")
+        raise ValueError(
+            f"widths={tuple(widths)} has {len(widths)} stages; vgg16 has {len(DEPTHS)}; "
+            "leave widths out for the published ones."
+        )
     return ConvNet(widths=widths, dense=dense, depths=DEPTHS, **options)
 
 
 def from_torchvision(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The weights of torchvision's (and timm's) ``vgg16``, by the names of ours.
+    """The weights of torchvision's ``vgg16``, by the names of ours.
 
     Kernels are (height, width, in, out) here and (out, in, height, width) there; the first dense layer reads its
     feature map by channels there, by positions here.

@@ -24,7 +24,12 @@ class Pure:
         self._places = {path: (_collection(variable), *map(str, path)) for path, variable in nnx.to_flat_state(state)}
 
     def apply(
-        self, variables: Any, *args: Any, train: bool | None = None, mutable: Sequence[str] = (), **kwargs: Any
+        self,
+        variables: Any,
+        *args: Any,
+        train: bool | None = None,
+        mutable: Sequence[str] | str | bool = (),
+        **kwargs: Any,
     ) -> Any:
         """What the module gives, and with ``mutable`` the collections of that name after the call.
 
@@ -32,7 +37,8 @@ class Pure:
           variables: as ``pure`` gives them, of the module or of one that is smaller.
           *args: of the module's call.
           train: whether as after ``module.train()`` or ``module.eval()``; None leaves it as the module was.
-          mutable: names of collections.
+          mutable: names of collections, or one name, or True for all; those of ``rng_count`` among them, which
+            dropout moves: without them it draws the same mask again.
           **kwargs: of the module's call.
         """
         given = flatten_dict(variables)
@@ -46,7 +52,8 @@ class Pure:
         if not mutable:
             return output
         after = _variables(nnx.state(module), self._places)
-        return output, {name: after[name] for name in mutable if name in after}
+        names = after if mutable is True else [mutable] if isinstance(mutable, str) else mutable
+        return output, {name: after[name] for name in names if name in after}
 
     def variables(self) -> dict[str, Any]:
         """The variables of the module that it was made of."""
@@ -78,7 +85,9 @@ def pure(module: nnx.Module) -> tuple[Pure, dict[str, Any]]:
 
 
 def _variables(state: Any, places: dict[Any, tuple[str, ...]]) -> dict[str, Any]:
-    return unflatten_dict({places[path]: variable.get_value() for path, variable in nnx.to_flat_state(state)})
+    # What a call adds, as intermediates, has no place.
+    flat = {places[path]: variable.get_value() for path, variable in nnx.to_flat_state(state) if path in places}
+    return unflatten_dict(flat)
 
 
 def _collection(variable: Any) -> str:

@@ -133,8 +133,8 @@ def _reads(neurons: Neurons, tracer: Tracer) -> list[_Read]:
 
 
 def reader(
-    model: Any, variables: Any, neurons: Neurons, group: str, inputs: Any, **options: Any
-) -> Callable[[Any, Any], jax.Array]:
+    model: Any, variables: Any, neurons: Neurons, group: str, inputs: Any, *, alone: bool = False, **options: Any
+) -> Any:
     """A function of variables and inputs that gives the activations of a group, (examples, neurons, positions).
 
     Args:
@@ -143,6 +143,7 @@ def reader(
       neurons: as ``trace`` found them.
       group: its name.
       inputs: with the examples along the first dimension, for its shape.
+      alone: give None where the neurons are not read in one place alone, outside of loops.
       **options: keyword arguments of the model at inference.
 
     Raises:
@@ -153,7 +154,10 @@ def reader(
         raise ValueError(f"group={group!r} is no group of neurons of this network; use {', '.join(names)}.")
     program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs, **options)
     tracer, _, frame = follow(program)
-    read = next((read for read in _reads(neurons, tracer) if group in read.groups), None)
+    places = [read for read in _reads(neurons, tracer) if group in read.groups]
+    if alone and len(places) != 1:
+        return None
+    read = next(iter(places), None)
     if read is None:
         raise ValueError(f"the activations of {group} cannot be followed.")
     order = read.elements(group)

@@ -24,6 +24,7 @@ from normjax.training.session import build_session
 from normjax.training.step import Images
 
 _SCORE_IMAGES = 1000  # that scores of activations are measured on
+_PICTURES = (".png", ".pdf", ".svg")
 _TWINS = 0.95  # correlation of two pictures above which neurons see the same
 
 
@@ -53,6 +54,8 @@ def rank_neurons(
     Raises:
       UserError: the run or the data are not there, or no neuron can be scored so.
     """
+    file = output or path / "neurons.png"
+    _check_file(file)
     config, model, variables, neurons, step = _network(path, checkpoint)
     activations = None
     if SCORES[score].needs == "data":
@@ -64,7 +67,6 @@ def rank_neurons(
         both = {"none": raw, debias: debiased(raw, debias)}
     except ValueError as error:
         raise UserError(str(error)) from error
-    file = output or path / "neurons.png"
     bias = {name: layer_bias(scores) for name, scores in both.items()}
     _drawn(file, lambda: draw_ranks(both, bias, file, f"{path.name}, {score}"))
     ranks = {name: _median_ranks(scores) for name, scores in both.items()}
@@ -113,6 +115,8 @@ def see_neurons(
     Raises:
       UserError: the run, the data, the layer or the image are not there.
     """
+    file = output or path / f"seen_{layer.replace('/', '.')}.png"
+    _check_file(file)
     config, model, variables, neurons, step = _network(path, checkpoint)
     dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib)
     if not 0 <= image < len(dataset.test):
@@ -128,7 +132,6 @@ def see_neurons(
     except ValueError as error:
         raise UserError(str(error)) from error
     alike = redundancy(pictures)
-    file = output or path / f"seen_{layer.replace('/', '.')}.png"
     seen = np.clip(pictures * np.asarray(info.std) + np.asarray(info.mean), 0, 1)
     _drawn(file, lambda: draw_seen(shown / 255, seen, alike, file, f"{path.name}, {layer}, test image {image}"))
     pairs = np.argwhere(np.triu(alike, 1) > _TWINS)
@@ -158,6 +161,13 @@ def _median_ranks(scores: dict[str, np.ndarray]) -> dict[str, float]:
     return {
         name: float(np.median(np.searchsorted(everywhere, values)) / len(everywhere)) for name, values in scores.items()
     }
+
+
+def _check_file(file: Path) -> None:
+    if file.suffix.lower() not in _PICTURES:
+        raise UserError(f"output={file} is no picture; use a name that ends in {', '.join(_PICTURES)}.")
+    if not file.parent.is_dir():
+        raise UserError(f"output={file} cannot be written: {file.parent} is no directory.")
 
 
 def _drawn(file: Path, draw: Any) -> None:

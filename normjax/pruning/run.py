@@ -13,7 +13,8 @@ from normjax.inference import Shrunken
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.evidence import plain_network
 from normjax.pruning.latency import milliseconds
-from normjax.pruning.search import Search, fine_tuning
+from normjax.pruning.scores import SCORES, score
+from normjax.pruning.search import Found, Search, fine_tuning
 from normjax.pruning.select import Kept
 from normjax.tracing.neurons import Neurons, trace
 from normjax.training.begin import begin_run
@@ -76,6 +77,7 @@ def prune_run(
     if not neurons.groups:
         reasons = "; ".join(dict.fromkeys(reason for whole in neurons.whole for reason in whole.reasons))
         raise UserError(f"no neuron of {path} can be removed: {reasons}.")
+    _check_score(neurons, variables, options)
     target.acquire()
     try:
         _check_output(target, path, options, checkpoint)
@@ -86,7 +88,7 @@ def prune_run(
         smaller = Shrunken(model, neurons, found.kept)
         kept = _of_the_original(config.model.kept, found.kept)
         small_config = fine_tuning(
-            config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept})
+            config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept, "weights": None})
         )
         if not target.config_file.exists():
             begin_run(target, small_config, dataset.info, smaller.shrink(found.variables), state.reference)
@@ -108,10 +110,39 @@ def prune_run(
         "before": _told(before, latency[0], _tested(source)),
         "after": _told(after, latency[1], summary["test"]["accuracy"])
         | {"validation_accuracy": summary["validation_accuracy"]},
+        "target": _target(options, found, summary["validation_accuracy"]),
         "machine": machine(),
     }
     write_json(output / "pruning.json", told)
     return told
+
+
+def _check_score(neurons: Neurons, variables: Any, options: PruneConfig) -> None:
+    """Refuses a score that the network's weights do not have, before anything is written down."""
+    if SCORES[options.score].needs == "weights":
+        try:
+            score(neurons, variables, options.score)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _target(options: PruneConfig, found: Found, accuracy: float) -> dict[str, Any]:
+    """What was asked for, what came out after the final epochs, and whether it holds."""
+    first, last = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
+    if options.keep_macs is None and options.keep_params is None:
+        wanted = options.target_accuracy
+        if options.max_drop is not None:
+            wanted = first.accuracy - options.max_drop
+        assert wanted is not None
+        return {"validation_accuracy": wanted, "reached": accuracy, "met": last.accuracy >= wanted}
+    sizes = {
+        "keep_macs": (options.keep_macs, last.multiply_adds / first.multiply_adds),
+        "keep_params": (options.keep_params, last.parameters / first.parameters),
+    }
+    asked = {name: (share, left) for name, (share, left) in sizes.items() if share is not None}
+    told: dict[str, Any] = {name: share for name, (share, _) in asked.items()}
+    told["reached"] = [left for _, left in asked.values()]
+    return told | {"met": all(left <= share for share, left in asked.values())}
 
 
 def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkpoint: str) -> None:
@@ -120,7 +151,9 @@ def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkp
     note = target.path / SEARCH / "search.json"
     if note.exists():
         begun = json.loads(note.read_text())
-        changed = [f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]]
+        changed = [
+            f"{name} was {begun.get(name)}, now {wanted[name]}" for name in wanted if begun.get(name) != wanted[name]
+        ]
         if changed:
             raise UserError(f"{target.path} was begun by another pruning ({'; '.join(changed)}); give a new --output.")
         return

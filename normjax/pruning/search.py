@@ -117,6 +117,8 @@ class Search:
         """
         if unknown := [name for name in self.options.protected if name not in self.sizes]:
             raise UserError(f"protected={unknown[0]}: no layer of this network; use {', '.join(self.sizes)}.")
+        if not set(self.sizes) - set(self.options.protected):
+            raise UserError(f"protected={' '.join(self.options.protected)}: that is every layer of this network.")
         try:
             return self._search()
         finally:
@@ -137,7 +139,8 @@ class Search:
         # A cut ends the search, whatever became of it.
         while self.cut is None and not self._reached(_size(rounds[-1]), _size(rounds[0])):
             if self.stop.signal is not None:
-                raise StoppedError(f"stopped after round {rounds[-1].number}, which is saved; the same command goes on")
+                done = f"after round {rounds[-1].number}, which is saved" if rounds[1:] else "before the first round"
+                raise StoppedError(f"stopped {done}; the same command goes on")
             number = rounds[-1].number + 1
             smaller = kept
             if step >= self.options.min_step:
@@ -145,6 +148,8 @@ class Search:
             if smaller == kept:
                 smaller = self._cut_if_faster(self._scores(best, kept), kept)
             if smaller == kept:
+                if self.cut is not None:  # measured once, and not taken
+                    self._save(number, best, kept, step, rounds)
                 break
             going = {name: set(numbers) - set(smaller[name]) for name, numbers in kept.items()}
             begun = fold_constants(self.model, best, self.neurons, going, self.example, train=False)
@@ -158,7 +163,7 @@ class Search:
             else:
                 step /= 2
             self._tell(rounds[-1])
-            self._save(best, kept, step, rounds)
+            self._save(number, best, kept, step, rounds)
         return Found(kept, best, rounds, self.cut)
 
     def _target(self, first: Round) -> float | None:
@@ -212,15 +217,19 @@ class Search:
         layers = [name for name in self.sizes if name not in self.options.protected]
         first = (number - 1) % len(layers)
         turns = layers[first:] + layers[:first]
-        least = {name: max(1, math.ceil(self.options.min_keep * self.sizes[name])) for name in turns}
-        return next((name for name in turns if len(kept[name]) > least[name]), turns[0])
+        return next((name for name in turns if len(kept[name]) > self._least(name)), turns[0])
+
+    def _least(self, name: str) -> int:
+        """The neurons of a layer that stay in any case."""
+        return max(1, math.ceil(self.options.min_keep * self.sizes[name]))
 
     def _cut(self, scores: dict[str, np.ndarray], kept: Kept) -> Kept:
         """Each layer without its lowest neurons beyond a multiple, where it has as many."""
         cut = dict(kept)
         for name, numbers in kept.items():
             beyond = len(numbers) % self.options.multiple
-            if name not in self.options.protected and 0 < beyond < len(numbers):
+            stays = len(numbers) - beyond
+            if name not in self.options.protected and beyond and stays >= self._least(name):
                 chosen = np.asarray(numbers)
                 order = np.argsort(scores[name][chosen], kind="stable")
                 cut[name] = tuple(sorted(chosen[order[beyond:]].tolist()))
@@ -312,10 +321,10 @@ class Search:
         widths = {name: len(numbers) for name, numbers in kept.items()}
         return Round(number, sum(widths.values()), *self._size(kept), accuracy, step, accepted, widths)
 
-    def _save(self, variables: Any, kept: Kept, step: float, rounds: list[Round]) -> None:
+    def _save(self, number: int, variables: Any, kept: Kept, step: float, rounds: list[Round]) -> None:
         cut = self.cut and self.cut._asdict()
         meta = {"rounds": [told._asdict() for told in rounds], "kept": kept, "step": step, "cut": cut}
-        self.checkpoints.save(rounds[-1].number, variables, meta)
+        self.checkpoints.save(number, variables, meta)
         self.checkpoints.wait()
 
     def _tell(self, told: Round) -> None:

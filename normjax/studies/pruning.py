@@ -84,31 +84,34 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
     small = budget < 0.1
     seeds = SEEDS if budget >= 1 else SEEDS[:1]
     whole = {seed: _training("short", seed, budget, small=small) for seed in seeds}
-    trials = [Trial(_baseline("short", seed), config, weights=_file("short", seed)) for seed, config in whole.items()]
+    trials = [
+        Trial(_baseline("short", seed), config, weights=_file("short", seed, budget)) for seed, config in whole.items()
+    ]
     seeded = [(name, seed) for seed in seeds for name in SEEDED]
     controls = [(name, SEEDS[0]) for name in CONTENDERS if name not in SEEDED]
     for name, seed in [("debiased", 0), ("taylor", 0)] if small else seeded + controls:
-        if _baseline("short", seed) in results:
+        if _trained(results, _baseline("short", seed)):
             trials.append(Trial(_key(name, seed), _search(name, whole[seed], seed, budget, small=small)))
-    if found := results.get(_key("debiased", SEEDS[0])):
+    if "kept" in (found := results.get(_key("debiased", SEEDS[0]), {})):
         first = whole[SEEDS[0]]
         shape = ModelConfig.model_validate({**first.model.model_dump(), "kept": found["kept"]})
         trials.append(Trial(_key(SCRATCH, SEEDS[0]), first.model_copy(update={"model": shape})))
     for name, long in LONG.items() if not small else ():
         config = _training(name, 0, budget, small=False)
-        trials.append(Trial(_baseline(name, 0), config, weights=_file(name, 0)))
-        if _baseline(name, 0) in results:
+        trials.append(Trial(_baseline(name, 0), config, weights=_file(name, 0, budget)))
+        if _trained(results, _baseline(name, 0)):
             trials.append(
-                Trial(_key(name, 0), PruningConfig(training=_from_file(config, name, 0), pruning=long.pruning))
+                Trial(_key(name, 0), PruningConfig(training=_from_file(config, name, 0, budget), pruning=long.pruning))
             )
     return trials
 
 
 def _search(name: str, whole: TrainConfig, seed: int, share: float, *, small: bool) -> PruningConfig:
+    training = _from_file(whole, "short", seed, share)
     share = 1.0 if small else share  # there are fewer images
     options: dict[str, Any] = {"keep_macs": LEFT, "learning_rate": 0.05, "multiple": 1, "step": 0.3 if small else 0.1}
     options |= {"epochs": 0.25 * share, "final_epochs": 0.5 * share, **CONTENDERS[name]}
-    return PruningConfig(training=_from_file(whole, "short", seed), pruning=PruneConfig(**options))
+    return PruningConfig(training=training, pruning=PruneConfig(**options))
 
 
 def table(results: Results) -> str:
@@ -122,7 +125,7 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     from normjax.studies.pruning_figures import draw_accuracy, draw_widths
 
     curves = {
-        LABELS[name]: [curve(results[key]) for seed in SEEDS if (key := _key(name, seed)) in results]
+        LABELS[name]: [curve(results[key]) for seed in SEEDS if _trained(results, key := _key(name, seed))]
         for name in CONTENDERS
     }
     whole = [
@@ -131,7 +134,7 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
         if _baseline("short", seed) in results
     ]
     draw_accuracy(curves, float(np.mean(whole)), stem.with_name(f"{stem.name}-curves.png"))
-    widths = {LABELS[name]: results[_key(name, 0)] for name in SEEDED if _key(name, 0) in results}
+    widths = {LABELS[name]: results[_key(name, 0)] for name in SEEDED if _trained(results, _key(name, 0))}
     draw_widths(widths, stem.with_name(f"{stem.name}-widths.png"))
 
 
@@ -142,28 +145,32 @@ def curve(result: dict[str, Any]) -> np.ndarray:
     return np.array([[100 * told["multiply_adds"] / whole, 100 * told["accuracy"]] for told in rounds])
 
 
-def accuracy_at(result: dict[str, Any], share: float) -> float:
-    """Validation accuracy at a share of the multiplications, between the rounds around it."""
+def accuracy_at(result: dict[str, Any], share: float) -> float | None:
+    """Validation accuracy at a share of the multiplications, between the rounds around it; None beyond the last."""
     points = curve(result)[::-1]
+    if 100 * share < points[0, 0]:
+        return None
     return float(np.interp(100 * share, points[:, 0], points[:, 1]))
 
 
 def _short_table(results: Results) -> str:
-    seeds = [seed for seed in SEEDS if all(_key(name, seed) in results for name in SEEDED)]
+    seeds = [seed for seed in SEEDS if all("test" in results.get(_key(name, seed), {}) for name in SEEDED)]
     if not seeds:
         return "Short form: inconclusive, no seed has all contenders yet.\n"
-    tested = {name: _tested(results, name, seeds) for name in (*CONTENDERS, SCRATCH)}
+    tested = {name: _tested(results, name, seeds if name in SEEDED else SEEDS[:1]) for name in (*CONTENDERS, SCRATCH)}
     rows = []
     for name, accuracies in tested.items():
         if not accuracies:
             continue
-        mine = seeds if name in SEEDED else SEEDS[:1]
         at = [""] * len(SHARES)
         # What goes at once has no curve.
         if name not in (SCRATCH, "at_once"):
-            at = [str(estimate([accuracy_at(results[_key(name, seed)], share) for seed in mine])) for share in SHARES]
-        less = "" if name == "debiased" else str(paired(tested["debiased"][: len(accuracies)], accuracies))
-        rows.append([LABELS[name], *at, str(estimate(accuracies)), less])
+            at = [_at(results, name, list(accuracies), share) for share in SHARES]
+        both = [seed for seed in accuracies if seed in tested["debiased"]]
+        less = ""
+        if name != "debiased" and both:
+            less = str(paired(*([tested[which][seed] for seed in both] for which in ("debiased", name))))
+        rows.append([LABELS[name], *at, str(estimate(list(accuracies.values()))), less])
     before = [results[_baseline("short", seed)] for seed in seeds]
     run = results[_key("debiased", seeds[0])]
     said = (
@@ -178,15 +185,23 @@ def _short_table(results: Results) -> str:
     return f"{said}\n{_claim(tested)}\n\n{markdown(header, rows)}"
 
 
-def _tested(results: Results, name: str, seeds: Sequence[int]) -> list[float]:
-    mine = seeds if name in SEEDED else SEEDS[:1]
-    return [100 * results[key]["test"]["accuracy"] for seed in mine if (key := _key(name, seed)) in results]
+def _tested(results: Results, name: str, seeds: Sequence[int]) -> dict[int, float]:
+    """Test accuracy by seed, in per cent; of a run that diverged 0."""
+    found = {seed: results[_key(name, seed)] for seed in seeds if _key(name, seed) in results}
+    return {seed: 100 * run["test"]["accuracy"] if "test" in run else 0.0 for seed, run in found.items()}
 
 
-def _claim(tested: dict[str, list[float]]) -> str:
+def _at(results: Results, name: str, seeds: Sequence[int], share: float) -> str:
+    runs = [results[_key(name, seed)] for seed in seeds]
+    values = [accuracy_at(run, share) for run in runs if "rounds" in run]
+    reached = [value for value in values if value is not None]
+    return str(estimate(reached)) if len(reached) == len(runs) else ""
+
+
+def _claim(tested: dict[str, dict[int, float]]) -> str:
     wins = []
     for name in ("raw", "equal"):
-        difference = paired(tested["debiased"], tested[name])
+        difference = paired(list(tested["debiased"].values()), list(tested[name].values()))
         sure = difference.half_width is not None and difference.mean > difference.half_width
         wins.append(f"{LABELS[name]}: {'yes' if sure else 'not beyond the interval'} ({difference} points)")
     return f"Debiased ranking above the others at {LEFT:.0%} of the multiplications: {'; '.join(wins)}."
@@ -195,7 +210,7 @@ def _claim(tested: dict[str, list[float]]) -> str:
 def _long_table(results: Results) -> str:
     rows = []
     for name, long in LONG.items():
-        if not {_baseline(name, 0), _key(name, 0)} <= results.keys():
+        if not (_trained(results, _baseline(name, 0)) and _trained(results, _key(name, 0))):
             continue
         before, found = results[_baseline(name, 0)], results[_key(name, 0)]
         first, last = found["before"], found["after"]
@@ -235,12 +250,17 @@ def _key(name: str, seed: int) -> str:
     return f"search/{name}/{seed}"
 
 
-def _file(name: str, seed: int) -> str:
-    return f"pruning-{name}-{seed}.safetensors"
+def _trained(results: Results, key: str) -> bool:
+    """Whether a baseline is there to be pruned; one that diverged is not."""
+    return "test" in results.get(key, {})
 
 
-def _from_file(whole: TrainConfig, name: str, seed: int) -> TrainConfig:
-    model = whole.model.model_copy(update={"weights": Path(_file(name, seed))})
+def _file(name: str, seed: int, budget: float) -> str:
+    return f"pruning-{name}-{seed}{'' if budget == 1 else f'-{budget:g}'}.safetensors"  # as the results are named
+
+
+def _from_file(whole: TrainConfig, name: str, seed: int, budget: float) -> TrainConfig:
+    model = whole.model.model_copy(update={"weights": Path(_file(name, seed, budget))})
     return whole.model_copy(update={"model": model})
 
 

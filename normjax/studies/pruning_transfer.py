@@ -37,12 +37,14 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
     """
     small = budget < 0.1
     first = _training(OTHERS, 4.0 * budget, 0.1, None, small=small)
-    trials = [Trial(_BEFORE, first, weights=_file("others"))]
-    if _BEFORE in results:
-        tuned = _training(PAIR, 8.0 * budget, 0.03, _file("others"), small=small)
-        trials.append(Trial(_TUNED, tuned, weights=_file("pair")))
-    if _TUNED in results:
-        whole = tuned.model_copy(update={"model": tuned.model.model_copy(update={"weights": Path(_file("pair"))})})
+    trials = [Trial(_BEFORE, first, weights=_file("others", budget))]
+    if "test" in results.get(_BEFORE, {}):
+        tuned = _training(PAIR, 8.0 * budget, 0.03, _file("others", budget), small=small)
+        trials.append(Trial(_TUNED, tuned, weights=_file("pair", budget)))
+    if "test" in results.get(_TUNED, {}):
+        whole = tuned.model_copy(
+            update={"model": tuned.model.model_copy(update={"weights": Path(_file("pair", budget))})}
+        )
         wanted = [(score, what) for score in SCORES for what in WHAT if what == "all" or score in SCORES[::3]]
         for score, what in (("l2", "dense"), ("taylor_gate", "all")) if small else wanted:
             search = _search(score, WHAT[what], small=small)
@@ -68,7 +70,12 @@ def _search(score: str, protected: tuple[str, ...], *, small: bool) -> PruneConf
 
 def table(results: Results) -> str:
     """The tables of the study in Markdown, made of the raw numbers alone."""
-    keys = {(score, what): _key(score, what) for score in SCORES for what in WHAT if _key(score, what) in results}
+    keys = {
+        (score, what): _key(score, what)
+        for score in SCORES
+        for what in WHAT
+        if "test" in results.get(_key(score, what), {})
+    }
     if not keys:
         return "Inconclusive: nothing is pruned yet.\n"
     rows = []
@@ -82,7 +89,7 @@ def table(results: Results) -> str:
                 f"{score} ({'data' if score.startswith('taylor') else 'weights'})",
                 f"{100 * last['parameters'] / first['parameters']:.1f}",
                 f"{100 * last['multiply_adds'] / first['multiply_adds']:.1f}",
-                f"{accuracy_at(told, EARLY):.1f}" if what == "all" else "",
+                "" if what != "all" or (early := accuracy_at(told, EARLY)) is None else f"{early:.1f}",
                 str(len(tried)),
                 f"{100 * told['test']['accuracy']:.2f}",
             ]
@@ -111,7 +118,9 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     del data_dir  # the numbers are enough
     from normjax.studies.pruning_figures import draw_accuracy
 
-    curves = {score: [curve(results[_key(score, "all")])] for score in SCORES if _key(score, "all") in results}
+    curves = {
+        score: [curve(results[_key(score, "all")])] for score in SCORES if "test" in results.get(_key(score, "all"), {})
+    }
     if curves:
         whole = next(iter(curves.values()))[0][0, 1]
         draw_accuracy(curves, whole, stem.with_name(f"{stem.name}-curves.png"), "Cats against dogs, all layers")
@@ -128,8 +137,9 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
             f"Dense layers go almost free, convolutions do not: {'found' if left[0] < left[1] else 'not found'} "
             f"({left[0]:.0%} of the dense neurons are left, {left[1]:.0%} of the convolutions')."
         )
-    weights = [accuracy_at(results[keys[s, "all"]], EARLY) for s in SCORES[:2] if (s, "all") in keys]
-    data = [accuracy_at(results[keys[s, "all"]], EARLY) for s in SCORES[2:] if (s, "all") in keys]
+    early = {score: accuracy_at(results[keys[score, "all"]], EARLY) for score in SCORES if (score, "all") in keys}
+    weights = [value for score, value in early.items() if score in SCORES[:2] and value is not None]
+    data = [value for score, value in early.items() if score in SCORES[2:] and value is not None]
     if weights and data:
         wins = "found" if max(data) > max(weights) else "not found"
         said.append(
@@ -148,8 +158,8 @@ def _key(score: str, what: str) -> str:
     return f"search/{what}/{score}"
 
 
-def _file(name: str) -> str:
-    return f"pruning-transfer-{name}.safetensors"
+def _file(name: str, budget: float) -> str:
+    return f"pruning-transfer-{name}{'' if budget == 1 else f'-{budget:g}'}.safetensors"
 
 
 def _training(classes: tuple[str, ...], epochs: float, rate: float, weights: str | None, *, small: bool) -> TrainConfig:

@@ -31,9 +31,13 @@ def begin_run(
     shutil.rmtree(target.checkpoints, ignore_errors=True)  # of an attempt that was cut short
     session = build_session(config, info)
     variables = jax.tree.map(np.asarray, dict(variables))
+    average = variables if config.ema_decay is not None else None
+    variables = dict(variables)
     params = variables.pop("params")
     optimizer = jax.tree.map(np.asarray, session.optimizer.init(params))
-    state = session.state_like().replace(params=params, model_state=variables, opt_state=optimizer, reference=reference)
+    state = session.state_like().replace(
+        params=params, model_state=variables, opt_state=optimizer, ema=average, reference=reference
+    )
     checkpoints = Checkpoints(target.checkpoints, config.run.keep)
     try:
         checkpoints.save(0, state, {"seconds": {}, "skipped": 0})

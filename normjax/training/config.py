@@ -240,6 +240,15 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_not_initialised_twice(self) -> "TrainConfig":
+        if self.model.weights is not None and self.weight_norm.initialize_from is not None:
+            raise ValueError(
+                f"model.weights={self.model.weights} and weight_norm.initialize_from="
+                f"{self.weight_norm.initialize_from} both set where the network starts; give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _kernels_are_plain(self) -> "TrainConfig":
         if self.model.kept and (self.weight_norm.name != "none" or self.proximal.penalty != "none"):
             raise ValueError(

@@ -91,7 +91,9 @@ class _Run:
         self.evaluator = Evaluator(self.session)
         self.stream = make_stream(config.stream, self.dataset.train, batch_size=config.batch_size, seed=config.seed)
         with self.clock("compile"):
-            self.initial = self.session.initial_state(self._draw_reference(), self._draw_first())
+            # One that goes on does not need the file of weights any more, which may have gone.
+            fresh = not (run.checkpoints.is_dir() and any(entry.name.isdigit() for entry in run.checkpoints.iterdir()))
+            self.initial = self.session.initial_state(self._draw_reference(), self._draw_first(), weights=fresh)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.initial.params))
         on_first(lambda: run.record(config, self.dataset.info))
         self.checkpoints = Checkpoints(run.checkpoints, config.run.keep)

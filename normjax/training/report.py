@@ -138,6 +138,13 @@ def print_pruning(result: dict[str, Any], console: Console | None = None) -> Non
         values = [told[f"{name}_accuracy"] for told in (before, after)]
         table.add_row(f"{name} accuracy", *("not known" if value is None else f"{value:.2%}" for value in values))
     console.print(table)
+    if not (target := result["target"])["met"]:
+        wanted = ", ".join(f"{name} {value:g}" for name, value in target.items() if name not in ("reached", "met"))
+        reached = target["reached"] if isinstance(target["reached"], list) else [target["reached"]]
+        said = (
+            f"the target is not met ({wanted}): the best network has {', '.join(f'{value:.4g}' for value in reached)}"
+        )
+        console.print(said, style="bold", soft_wrap=True, highlight=False)
     console.print(f"in {result['output']}, drawn in pruning.png", soft_wrap=True, highlight=False)
 
 

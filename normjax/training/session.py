@@ -39,12 +39,15 @@ class Session(NamedTuple):
     refresh: Any  # takes the reference anew between steps; None where it is not due at any
     ready: Any  # makes a state ready to be evaluated; None where it is
 
-    def initial_state(self, reference: np.ndarray | None = None, first: np.ndarray | None = None) -> TrainState:
+    def initial_state(
+        self, reference: np.ndarray | None = None, first: np.ndarray | None = None, *, weights: bool = True
+    ) -> TrainState:
         """The state before the first step, as numpy arrays.
 
         Args:
           reference: images of the reference batch, where the norm wants one.
           first: images by which weight-normalised layers are initialised, where the config wants that.
+          weights: whether to read the weights that the network starts from, which a run that goes on does not need.
 
         Raises:
           UserError: the network cannot be built, for example because an option of its norm does not fit, or the
@@ -53,7 +56,7 @@ class Session(NamedTuple):
         assert (reference is not None) == self.config.has_reference
         assert (first is not None) == (self.config.weight_norm.initialize_from is not None)
         start = None
-        if (file := self.config.model.weights) is not None:
+        if weights and (file := self.config.model.weights) is not None:
             like = self.state_like()
             # Statistics of a reference batch are taken anew, under these weights.
             own = {name: tree for name, tree in like.model_state.items() if name != REFERENCE_STATS}

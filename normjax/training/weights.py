@@ -59,7 +59,8 @@ def fitting(given: Flat, shapes: Any, file: Path) -> Flat:
     Raises:
       UserError: a variable is missing, is one too many, or has another shape.
     """
-    wanted = {path: leaf.shape for path, leaf in flatten_dict(dict(shapes)).items()}
+    likes = flatten_dict(dict(shapes))
+    wanted = {path: leaf.shape for path, leaf in likes.items()}
     body = {path for path in wanted if HEAD not in path}
     if missing := sorted(body - given.keys()):
         raise UserError(f"weights={file} lacks {'/'.join(missing[0])}, which the network has.")
@@ -70,6 +71,15 @@ def fitting(given: Flat, shapes: Any, file: Path) -> Flat:
             raise UserError(
                 f"weights={file}: {'/'.join(path)} has shape {given[path].shape}, the network wants {wanted[path]}."
             )
-    heads = [path for path in wanted if HEAD in path]
-    whole = all(path in given and given[path].shape == wanted[path] for path in heads)
-    return {path: given[path] for path in (*body, *(heads if whole else ()))}
+    heads = [path for path in wanted if HEAD in path and path in given]
+    same_classes = [path for path in heads if given[path].shape[-1:] == wanted[path][-1:]]
+    for path in same_classes:
+        if given[path].shape != wanted[path]:
+            raise UserError(
+                f"weights={file}: {'/'.join(path)} has shape {given[path].shape}, the network wants {wanted[path]}."
+            )
+    taken = (*body, *same_classes)
+    for path in taken:
+        if not np.issubdtype(given[path].dtype, np.floating):
+            raise UserError(f"weights={file}: {'/'.join(path)} is {given[path].dtype}; use floating-point numbers.")
+    return {path: given[path].astype(likes[path].dtype) for path in taken}

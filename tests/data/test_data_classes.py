@@ -59,6 +59,11 @@ def test_all_three_parts_have_the_classes():
     assert sorted(chosen) == sorted(left)
 
 
+def test_a_split_without_the_classes_is_refused_before_training():
+    with pytest.raises(UserError, match=r"data\.classes=b d: toys has no example of these"):
+        of_classes(source_of([0, 2]), ("b", "d"))
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

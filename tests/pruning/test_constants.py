@@ -66,6 +66,56 @@ def test_convolutions_without_a_margin_take_it_over():
     chex.assert_trees_all_close(smaller.apply(smaller.variables, X), model.apply(variables, X), rtol=2e-5)
 
 
+class Twice(nn.Module):
+    """Two layers read the same neurons, each in its own way."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(6, name="shared")(x)
+        return nn.Dense(3, name="a")(nn.relu(h)) + nn.Dense(3, name="b")(-h * h)
+
+
+class Gated(nn.Module):
+    """A neuron without weights that depends on the input all the same."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.relu(nn.Dense(6, name="first")(x)) * x[:, :1]
+        return nn.Dense(3, name="last")(h)
+
+
+class Heads(nn.Module):
+    """Outputs in two dimensions."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.relu(nn.Dense(6, name="first")(x))
+        return nn.DenseGeneral((3, 3), name="heads")(h).sum(2)
+
+
+class Looped(nn.Module):
+    """A layer that is read in a loop."""
+
+    @nn.compact
+    def __call__(self, x):
+        def step(module, carry, _):
+            return carry + nn.Dense(3, name="inner", parent=module)(h), None
+
+        h = nn.relu(nn.Dense(6, name="first")(x))
+        scanned = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, length=2)
+        return scanned(self, jnp.zeros((len(x), 3)), None)[0]
+
+
+@pytest.mark.parametrize("net", [Twice(), Gated(), Heads(), Looped()], ids=lambda net: type(net).__name__)
+def test_where_it_is_not_plain_what_to_change_nothing_is(net):
+    # Each of them was given a wrong constant, or ended in a traceback.
+    x = X[:, 0, 0]
+    dead = {"shared" if isinstance(net, Twice) else "first": [1, 4]}
+    variables = killed(drawn(net, x), dead)
+    neurons = trace(net, variables, x)
+    chex.assert_trees_all_equal(fold_constants(net, variables, neurons, dead, x), variables)
+
+
 def test_living_neurons_and_residual_streams_are_left_as_they_are():
     model = build_model("resnet20", num_classes=5, norm=normjax.make_norm("batch_norm"), widths=(4, 4, 6))
     variables = drawn(model, X, train=False)

@@ -66,6 +66,17 @@ def test_what_cannot_be_seen_is_said(trained, options, message):
         see_neurons(trained, **options)
 
 
+def test_a_picture_that_cannot_be_written_is_said_before_any_work(trained, tmp_path):
+    for output, message in (
+        (tmp_path / "ranks.xyz", r"ends in \.png, \.pdf, \.svg"),
+        (tmp_path / "no" / "r.png", "no directory"),
+    ):
+        with pytest.raises(UserError, match=message):
+            rank_neurons(trained, score="l2", debias="mean", output=output)
+        with pytest.raises(UserError, match=message):
+            see_neurons(trained, "conv0_0", output=output)
+
+
 def test_a_score_that_does_not_fit_the_network_is_said(tmp_path):
     train(run_config(norm=NormConfig(name="none")), tmp_path / "run")
     with pytest.raises(UserError, match="score=bn_gamma needs a norm with a scale behind dense0; use l2"):

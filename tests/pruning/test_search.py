@@ -31,6 +31,7 @@ from normjax.training.config import (
 from normjax.training.evaluate import evaluate_run, restore_network
 from normjax.training.loop import train
 from normjax.training.stop import StoppedError, StopRequest
+from normjax.training.weights import write_weights
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
@@ -160,11 +161,13 @@ def test_layers_in_turn_lose_their_own_neurons_only(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "faster"), [({"max_drop": 0.5}, True), ({"keep_macs": 0.6}, True), ({"keep_macs": 0.6}, False)]
+    ("target", "faster"), [({"max_drop": 0.3}, True), ({"keep_macs": 0.6}, True), ({"keep_macs": 0.6}, False)]
 )
 def test_widths_are_cut_to_a_multiple_where_that_is_faster(trained, tmp_path, monkeypatch, target, faster):
     monkeypatch.setattr(search, "milliseconds", lambda *_: [{"128": 1.0}, {"128": 2.0 if faster else 0.5}])
-    told = prune_run(trained, tmp_path / "smaller", PruneConfig(**target, **OPTIONS | {"multiple": 4}))
+    told = prune_run(
+        trained, tmp_path / "smaller", PruneConfig(**target, **OPTIONS | {"multiple": 4, "step": 0.3, "min_step": 0.3})
+    )
     widths = {name: len(numbers) for name, numbers in told["kept"].items()}
     assert told["cut"]["taken"] == faster
     last = told["rounds"][-1]
@@ -266,6 +269,9 @@ def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
         prune_run(trained, tmp_path / "full", PruneConfig(max_drop=0.05, **OPTIONS))
     with pytest.raises(UserError, match="protected=head: no layer of this network; use conv0_0, conv0_1"):
         prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=("head",), **OPTIONS))
+    every = PruneConfig(max_drop=0.05, protected=tuple(SIZES), **OPTIONS)
+    with pytest.raises(UserError, match="that is every layer of this network"):
+        prune_run(trained, tmp_path / "other1", every)
     with pytest.raises(UserError, match="is no run directory"):
         prune_run(tmp_path / "nowhere", tmp_path / "other2", PruneConfig(max_drop=0.05, **OPTIONS))
     train(run_config(epochs=0.6, data=DataConfig(name="digits", validation=0)), tmp_path / "blind")
@@ -273,10 +279,36 @@ def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
         prune_run(tmp_path / "blind", tmp_path / "other3", PruneConfig(max_drop=0.05, **OPTIONS))
 
 
+def test_a_run_that_started_from_weights_is_pruned(trained, tmp_path):
+    # Its smaller network was to start from the weights of the whole one, and failed after the search.
+    session, network, _ = restore_network(trained)
+    write_weights(tmp_path / "whole.safetensors", network)
+    model = session.config.model.model_copy(update={"weights": tmp_path / "whole.safetensors"})
+    train(session.config.model_copy(update={"model": model, "epochs": 0.6}), tmp_path / "run")
+    told = prune_run(tmp_path / "run", tmp_path / "smaller", PruneConfig(keep_params=0.8, **OPTIONS))
+    assert told["after"]["parameters"] <= 0.8 * told["before"]["parameters"]
+    assert told["target"] == {
+        "keep_params": 0.8,
+        "reached": [told["after"]["parameters"] / told["before"]["parameters"]],
+        "met": True,
+    }
+
+
+def test_a_cut_that_was_measured_is_not_measured_again(trained, tmp_path, monkeypatch):
+    # The second measurement may come out the other way, and the network would not be that of the finished run.
+    options = PruneConfig(max_drop=0.3, **OPTIONS | {"multiple": 4, "step": 0.3, "min_step": 0.3})
+    monkeypatch.setattr(search, "milliseconds", lambda *_: [{"128": 1.0}, {"128": 0.5}])
+    first = prune_run(trained, tmp_path / "smaller", options)
+    assert not first["cut"]["taken"]
+    monkeypatch.setattr(search, "milliseconds", lambda *_: [{"128": 1.0}, {"128": 2.0}])
+    assert prune_run(trained, tmp_path / "smaller", options)["kept"] == first["kept"]
+
+
 def test_a_target_that_cannot_be_met_gives_the_network_as_it_was(trained, tmp_path):
     told = prune_run(trained, tmp_path / "smaller", PruneConfig(target_accuracy=0.999, **OPTIONS))
     assert not any(r["accepted"] for r in told["rounds"][1:])
     assert told["after"]["neurons"] == sum(SIZES.values())
+    assert not told["target"]["met"]
 
 
 def test_checkpoints_of_rounds_are_the_last_one(pruned):

@@ -105,6 +105,8 @@ def test_curves_are_read_between_the_rounds_that_were_accepted():
     np.testing.assert_allclose(curve(result), [[100, 80], [60, 79], [20, 70]])
     assert accuracy_at(result, 0.7) == pytest.approx(79.25)
     assert accuracy_at(result, 0.4) == pytest.approx(74.5)
+    # What was not reached is not known.
+    assert accuracy_at(result, 0.1) is None
 
 
 def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
@@ -119,6 +121,23 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     line = next(line for line in text.splitlines() if line.startswith("| convnet"))
     assert "| 91.00 | 90.50 | 0.50 (yes) | 40.0 → 16.0 (40%) | 500.0 → 100.0 (20%) | 60.0 → 25.0 (42%) |" in line
     assert f"test, {LEFT:.0%}" in text
+
+
+def test_a_trial_of_the_study_has_weights_of_its_own():
+    # The whole study would have pruned the networks of a trial that were trained half as long.
+    files = [{trial.weights for trial in plan({}, budget)} for budget in (1.0, 0.5)]
+    assert not files[0] & files[1]
+
+
+def test_what_diverged_ends_no_study():
+    results = carried_out()
+    results["search/raw/1"] = {"diverged": "step 3: 10 steps in a row were not finite"}
+    assert "2 seeds" in table(results)
+    results["search/taylor/0"] = results["baseline/resnet20/0"] = results["search/raw/1"]
+    line = next(line for line in table(results).splitlines() if line.startswith("| Taylor"))
+    assert "| 0.00 | 79.00 |" in line
+    assert "search/resnet20/0" not in {trial.key for trial in plan(results)}
+    assert plan({"baseline/short/0": results["search/raw/1"]})
 
 
 def test_an_undertrained_network_concludes_nothing():
@@ -168,6 +187,6 @@ def test_both_studies_in_small(real_data_dir, tmp_path, monkeypatch):
                 assert result["after"]["multiply_adds"] <= LEFT * result["before"]["multiply_adds"], key
     assert (tmp_path / "pruning-0.01-widths.png").stat().st_size > 10_000
     tuned, before = results["fine-tuned"], results["eight classes"]
-    assert tuned["config"]["model"]["weights"] == "pruning-transfer-others.safetensors"
+    assert tuned["config"]["model"]["weights"] == "pruning-transfer-others-0.01.safetensors"
     # The ten classes of the test images are in one of the two.
     assert before["test"]["examples"] + tuned["test"]["examples"] == 400

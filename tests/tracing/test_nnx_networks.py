@@ -64,6 +64,9 @@ def test_a_pure_function_computes_what_the_module_does(net):
     net.train()
     chex.assert_trees_all_close(output, net(X), rtol=1e-6)
     chex.assert_trees_all_close(after["batch_stats"]["norm"]["mean"], net.norm.mean.get_value(), rtol=1e-6)
+    for mutable in ("batch_stats", True):
+        _, same = model.apply(variables, X, train=True, mutable=mutable)
+        chex.assert_trees_all_equal(same["batch_stats"], after["batch_stats"])
     # The module that it was made of stays as it was, until it is called itself.
     assert not np.array_equal(variables["batch_stats"]["norm"]["mean"], net.norm.mean.get_value())
 

@@ -97,6 +97,28 @@ def test_weights_of_another_network_are_refused(straight_run, written, tmp_path,
         start(config, restore_network(straight_run.path)[0].info)
 
 
+def test_half_precision_becomes_what_the_network_has_and_integers_are_refused(straight_run, written, tmp_path):
+    info = restore_network(straight_run.path)[0].info
+    for dtype in (np.float16, np.int32):
+        flat = {"/".join(path): leaf.astype(dtype) for path, leaf in read_weights(written[0]).items()}
+        write_weights(tmp_path / "typed.safetensors", nested(flat))
+        config = with_weights(straight_run, tmp_path / "typed.safetensors")
+        if dtype is np.int32:
+            with pytest.raises(UserError, match="is int32; use floating-point numbers"):
+                start(config, info)
+        else:
+            assert {leaf.dtype for leaf in jax.tree.leaves(start(config, info))} == {np.dtype(np.float32)}
+
+
+def test_a_run_goes_on_without_the_file_it_started_from(straight_run, written, tmp_path):
+    file = tmp_path / "gone.safetensors"
+    file.write_bytes(written[0].read_bytes())
+    config = with_weights(straight_run, file, epochs=1)
+    summary = train(config, tmp_path / "run")
+    file.unlink()
+    assert train(config, tmp_path / "run")["test"] == summary["test"]
+
+
 def test_what_is_no_such_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         read_weights(tmp_path / "nowhere.safetensors")
