@@ -12,7 +12,7 @@ from normjax.data.transforms import Transform
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.cluster import own_shard, sum_over_processes
-from normjax.training.exported import is_exported, read_exported
+from normjax.training.exported import check_exported, is_exported, read_exported
 from normjax.training.run_directory import RunDirectory
 from normjax.training.session import Session, build_session
 from normjax.training.state import evaluated_variables
@@ -124,6 +124,7 @@ def restore_network(path: Path, checkpoint: str = "best") -> tuple[Session, dict
       UserError: there is no run, or no such checkpoint.
     """
     if is_exported(path):
+        check_exported(path)
         run = RunDirectory(path)
         session = build_session(run.read_config(), run.read_dataset(), training=False)
         variables, step = read_exported(path, session)

@@ -56,6 +56,22 @@ def is_exported(path: Path) -> bool:
     return (path / WEIGHTS).is_file()
 
 
+def check_exported(path: Path) -> None:
+    """Checks that every file is what was written.
+
+    Raises:
+      UserError: one is not, or is missing.
+    """
+    try:
+        lines = [line.split("  ", 1) for line in (path / SUMS).read_text().splitlines()]
+        sums = {line[-1]: line[0] for line in lines}
+        for name in FILES[:-1]:
+            if sums.get(name) != _sha256(path / name):
+                raise UserError(f"{path / name} is not what was exported: its SHA-256 is not that of {SUMS}.")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no exported network: {error}.") from error
+
+
 def read_exported(path: Path, session: Session) -> tuple[dict[str, Any], int]:
     """The variables of an exported network, and the step they are from.
 
@@ -67,19 +83,10 @@ def read_exported(path: Path, session: Session) -> tuple[dict[str, Any], int]:
       UserError: a file is not what was written, or the weights are not those of the network.
     """
     try:
-        lines = (line.split("  ", 1) for line in (path / SUMS).read_text().splitlines())
-        sums = {name: digest for digest, name in lines}
-        for name in FILES[:-1]:
-            if sums.get(name) != _sha256(path / name):
-                raise UserError(f"{path / name} is not what was exported: its SHA-256 is not that of {SUMS}.")
         with safe_open(path / WEIGHTS, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
             step = int((file.metadata() or {})["step"])
-    except OSError as error:
-        raise UserError(
-            f"{path} is no exported network: {error.filename} cannot be read ({error.strerror})."
-        ) from error
-    except (KeyError, ValueError, SafetensorError) as error:
+    except (KeyError, OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} is no exported network: {error}.") from error
     state = session.state_like()
     expected = _flat({"params": state.params, **state.model_state})

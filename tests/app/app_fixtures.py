@@ -29,7 +29,7 @@ def recogniser_ends() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_counters(request) -> Iterator[None]:
+def fresh_counters() -> Iterator[None]:
     """What is throttled in one test is not in the next."""
     yield
     from django.core.cache import cache

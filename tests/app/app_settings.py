@@ -16,3 +16,5 @@ Home(Path(_folder)).make()
 from normjax.app.settings import *  # noqa: E402, F403
 
 DATA_DIR = None
+# The logs of other tests stay as they are; what the app's formatter does has a test.
+LOGGING = {"version": 1, "disable_existing_loggers": False, "loggers": {"normjax.app": {"level": "INFO"}}}
