@@ -1,6 +1,7 @@
 """A form made from ``TrainConfig``: what the form asks, allows and complains of is what the config says."""
 
 import json
+import re
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin
@@ -275,14 +276,21 @@ def _by_field(error: ValidationError) -> dict[str, str]:
         name = next((prefix for n in range(len(parts), 0, -1) if (prefix := ".".join(parts[:n])) in known), "")
         message = problem["msg"].removeprefix("Value error, ")
         if not name:
-            place = ".".join(parts)
-            named = [
-                known_name for known_name in known if f"{known_name}=" in f"{place}.{message}" or known_name in message
-            ]
-            inside = [n for n in known if place and n.startswith(f"{place}.")]
-            name = next(iter(named), next((n for n in inside if n.endswith(".options")), next(iter(inside), "")))
+            name = _field_named_in(message, ".".join(parts), known)
         found.setdefault(name, message[:500])
     return found
+
+
+def _field_named_in(message: str, section: str, known: list[str]) -> str:
+    """The field that a rule about several speaks of first; else one of the section, empty where there is none."""
+    places = {name: re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", message) for name in known}
+    named = [(found.start(), name) for name, found in places.items() if found]
+    if named:
+        return min(named)[1]
+    section = section or message.split()[0]
+    inside = [name for name in known if name.startswith(f"{section}.")]
+    # What a layer does not know is mostly one of its options.
+    return next((name for name in inside if name.endswith(".options")), next(iter(inside), ""))
 
 
 def _pairs(text: str) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class Supervisor(threading.Thread):
         code = child.poll() if child is not None else None
         process = processes.find(run.pid, run.path) if code is None else None
         if process is None:
+            if child is not None and code is None:
+                code = child.wait(5)  # it has ended since the line above
             self._ended_job(run, code)
         elif run.pid is None:  # the server ended between starting it and writing that down
             Run.objects.filter(pk=run.pk).update(pid=process.pid)
