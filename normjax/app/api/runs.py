@@ -168,12 +168,21 @@ def model(request: HttpRequest, run: Id) -> Any:
     ]
 
 
-@router.get("/{run}/model/{name}", response={200: bytes, **PROBLEMS}, url_name="model_file")
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get(
+    "/{run}/model/{name}",
+    response=PROBLEMS,
+    url_name="model_file",
+    openapi_extra={"responses": {200: {"description": "the file", "content": _BYTES}}},
+)
 def model_file(request: HttpRequest, run: Id, name: Annotated[str, Path(max_length=40)]) -> Any:
     """A file of the network: config.json, dataset.json, model.safetensors or SHA256SUMS."""
     if name not in FILES:
         raise Http404
-    return FileResponse((exported(_visible(request, run)) / name).open("rb"), as_attachment=True, filename=name)
+    file = (exported(_visible(request, run)) / name).open("rb")
+    return FileResponse(file, as_attachment=True, filename=name, content_type="application/octet-stream")
 
 
 def _visible(request: HttpRequest, run: str) -> models.Run:

@@ -22,21 +22,26 @@ _PAUSE = 0.5  # seconds between two looks
 _TIDY_EVERY = 3600.0
 
 
-class Supervisor(threading.Thread):
+class Supervisor:
     """A thread that carries jobs from queued to their end; of several servers on one home, one does it.
 
     All that it knows is in the database and in the processes, so that it may end anywhere: the next one goes on.
     """
 
     def __init__(self) -> None:
-        super().__init__(name="supervisor", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
         self._ended = threading.Event()
         self._lock: TextIO | None = None
         self._children: dict[str, processes.subprocess.Popen] = {}
         self._killed_at: dict[str, float] = {}  # when a job that was asked to stop is ended, by the monotonic clock
         self._tidied = -_TIDY_EVERY
 
+    def start(self) -> None:
+        """Begins to look after the jobs, in a thread."""
+        self._thread.start()
+
     def run(self) -> None:
+        """Looks again and again, until ``stop``."""
         while not self._ended.is_set():
             try:
                 close_old_connections()
@@ -49,8 +54,8 @@ class Supervisor(threading.Thread):
     def stop(self) -> None:
         """Ends the thread; jobs go on."""
         self._ended.set()
-        if self.is_alive():
-            self.join(10)
+        if self._thread.is_alive():
+            self._thread.join(10)
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -88,7 +88,9 @@ async def _events(run: Run, session_key: str, offset: int, batch_size: int, tota
             if not await sync_to_async(may_watch, thread_sensitive=False)(session_key, run.pk):
                 yield "event: end\ndata: {}\n\n"
                 return
-        status = await _status(run.pk)  # before the lines: what is written before the end is sent before it
+        status = await _status(
+            run.pk, fresh=first
+        )  # before the lines: what is written before the end is sent before it
         anew, lines = tail.read()
         parts = ["event: reset\nid: 0\ndata: {}\n\n"] if anew else []
         for end, line in lines:
@@ -122,11 +124,11 @@ def may_watch(session_key: str, run: str) -> bool:
     return Run.objects.visible_to(user).filter(pk=run).exists()
 
 
-async def _status(run: str) -> str | None:
+async def _status(run: str, *, fresh: bool) -> str | None:
     """The status of a run, None where it is gone; asked for once a second, however many watch."""
     now = time.monotonic()
     asked, status = _statuses.get(run, (float("-inf"), None))
-    if now - asked > 1:
+    if fresh or now - asked > 1:
         if status is not None:
             _statuses[run] = (now, status)  # first, so that the others do not ask meanwhile
         status = await sync_to_async(_read_status, thread_sensitive=False)(run)
