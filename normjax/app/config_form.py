@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from normjax.app.choices import FOLDER, chosen
 from normjax.app.models import DataSet, Run, User
 from normjax.errors import UserError
+from normjax.pruning.config import PruneConfig
 from normjax.training.config import TrainConfig
 
 # What most people change, with the words for it; everything else is below "All settings".
@@ -47,6 +48,7 @@ _MOST: dict[str, int] = {
     "run.keep": 20,
     "run.threads": 8,
 }
+_MOST_PRUNING = {"epochs": 100, "final_epochs": 100, "score_images": 10_000}
 _MOST_WIDTH = 4096  # channels or units of a layer
 _MOST_LAYERS = 32
 
@@ -95,11 +97,12 @@ class RefusedError(Exception):
 
     Args:
       errors: what is wrong, by the name of the field; the empty name is for the whole.
+      place: what the fields are part of, in a request to the API.
     """
 
-    def __init__(self, errors: dict[str, str]):
-        super().__init__(", ".join(f"{name or 'config'}: {message}" for name, message in errors.items()))
-        self.errors = errors
+    def __init__(self, errors: dict[str, str], place: str = "config"):
+        super().__init__(", ".join(f"{name or place}: {message}" for name, message in errors.items()))
+        self.errors, self.place = errors, place
 
 
 def make_form(config: TrainConfig, choices: list[Any], data_set: DataSet | None = None) -> ConfigForm:
@@ -181,6 +184,24 @@ def validated(data: Any, data_set: DataSet | None) -> TrainConfig:
     if errors:
         raise RefusedError(errors)
     return config
+
+
+def check_pruning(options: PruneConfig) -> None:
+    """Checks a search against the bounds of this machine.
+
+    Raises:
+      RefusedError: it asks for more, or names layers, which would be words of a command.
+    """
+    errors = {
+        name: _("%(value)s is more than this machine allows; use %(most)d at most.")
+        % {"value": f"{getattr(options, name):g}", "most": most}
+        for name, most in _MOST_PRUNING.items()
+        if getattr(options, name) > most
+    }
+    if options.protected:
+        errors["protected"] = _("Layers cannot be protected here; use normjax prune.")
+    if errors:
+        raise RefusedError(errors, "options")
 
 
 def config_of(run: Run) -> TrainConfig:

@@ -1,5 +1,6 @@
 """What the pages and the API tell of a run, read from its directory."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
-from normjax.app.jobs.commands import data_directory, result
+from normjax.app.jobs.commands import data_directory
 from normjax.app.models import Run
 from normjax.app.recognition.client import recogniser
 from normjax.training.metrics import read_metrics
@@ -29,12 +30,28 @@ def batch_size(run: Run) -> int:
 
 def figures(run: Run) -> dict[str, Any]:
     """The best and last figures of a run, as far as it has come."""
-    lines = read_metrics(run.directory / "metrics.jsonl")
+    metrics, summary = run.directory / "metrics.jsonl", run.directory / "summary.json"
+    return dict(_figures(metrics, _stamp(metrics), summary, _stamp(summary)))
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What changes with a file; None where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=1024)
+def _figures(metrics: Path, metrics_stamp: Any, summary_file: Path, summary_stamp: Any) -> dict[str, Any]:
+    """Read once for each state of the files: a list of runs shows many that change no more."""
+    del metrics_stamp
+    lines = read_metrics(metrics)
     validation = [line for line in lines if line["split"] == "validation" and line.get("accuracy") is not None]
     training = [line for line in lines if line["split"] == "train"]
     best = max(validation, key=lambda line: line["accuracy"], default=None)
-    done = result(run) if run.kind != Run.Kind.FOLD else None
-    summary = _json(run.directory / "summary.json") if done is not None else None
+    summary = _json(summary_file) if summary_stamp else None
     return {
         "step": lines[-1]["step"] if lines else None,
         "epoch": lines[-1].get("epoch") if lines else None,

@@ -209,6 +209,26 @@ def test_stop_saves_and_resume_goes_on_to_the_same_end(root):
         assert ended["figures"][name] == straight["figures"][name]
 
 
+def test_a_network_is_pruned_and_folded_with_size_and_speed_before_and_after(root):
+    run = submit(root, QUICK)
+    wait_until(root, run, "finished")
+    options = {"max_drop": 0.5, "step": 0.4, "min_step": 0.4, "epochs": 0.5, "final_epochs": 0.5}
+    pruned = root.api("POST", f"/runs/{run}/prune", options, root.token)[1]["id"]
+    folded = root.api("POST", f"/runs/{run}/fold", None, root.token)[1]["id"]
+    result = wait_until(root, pruned, "finished")["result"]
+    assert result["after"]["parameters"] < result["before"]["parameters"]
+    page = root.ask("GET", f"/runs/{pruned}/")[2]
+    assert f"{result['before']['parameters']:,}" in page
+    assert f"{result['after']['parameters']:,}" in page
+    told = wait_until(root, folded, "finished")["result"]
+    assert told["folded"] == ["norm0", "norm1"]
+    assert told["weight_bytes_after"] < told["weight_bytes_before"]
+    assert "folded.stablehlo" in root.ask("GET", f"/runs/{folded}/")[2]
+    assert root.ask("GET", f"/runs/{pruned}/confusion/")[0] == 200
+    # What is told of a job names no directory of the machine.
+    assert not {"run", "output", "file"} & {*result, *told}
+
+
 def test_7_4_a_stream_ends_with_the_session_it_was_opened_by(server, root):
     run = submit(root, LONG)
     link = root.post("/users/invite/", role="user")[2]

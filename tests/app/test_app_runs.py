@@ -8,8 +8,9 @@ from app_cases import QUICK, files_below
 from django.urls import reverse
 
 from normjax.app.choices import choices, tfds_data_sets
-from normjax.app.config_form import RefusedError, leaves, make_form, read_form
+from normjax.app.config_form import RefusedError, check_pruning, leaves, make_form, read_form
 from normjax.app.jobs import orders
+from normjax.app.jobs.commands import command
 from normjax.app.models import Run
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
@@ -218,6 +219,37 @@ def test_only_finished_trainings_are_made_smaller(ada, make_run, trained):
         with pytest.raises(UserError, match="Only a finished training"):
             order(ada, running)
         assert order(ada, trained).parent == trained
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "words"),
+    [
+        ({"max_drop": "2"}, "max_drop", "less than 1"),
+        ({"max_drop": "some"}, "max_drop", "valid number"),
+        ({"max_drop": "0.1", "score": "luck"}, "score", "Input should be"),
+        ({"max_drop": "0.1", "epochs": "101"}, "epochs", "use 100 at most"),
+        ({"max_drop": "0.1", "final_epochs": "1e9"}, "final_epochs", "use 100 at most"),
+    ],
+)
+def test_what_is_wrong_with_a_pruning_stands_beside_its_field(ada, trained, as_user, sent, field, words):
+    page = as_user(ada).post(reverse("run_prune", args=[trained.pk]), sent)
+    assert (page.status_code, page.context["field"]) == (422, field)
+    assert words in page.context["error"]
+    assert not trained.children.exists()
+
+
+def test_no_word_of_a_command_comes_from_a_user(ada, trained, make_run, settings):
+    # 1.2.5: names of layers would stand among the options of normjax prune.
+    with pytest.raises(RefusedError, match="cannot be protected"):
+        check_pruning(PruneConfig(max_drop=0.1, protected=("--output", "/tmp/elsewhere")))
+    run = orders.submit_pruning(ada, trained, PruneConfig(max_drop=0.1, score="l1", epochs=0.5))
+    *_, output, a, b, c, d, e, f = command(run)
+    assert output == str(run.directory)
+    assert (a, b, c, d, e, f) == ("--max-drop", "0.1", "--score", "l1", "--epochs", "0.5")
+    named = make_run(ada, name="--workdir /tmp; rm -rf /", config=TrainConfig().model_dump(mode="json"))
+    assert [word for word in command(named)[3:] if not word.startswith(str(settings.HOME.path))] == [
+        *("train", "--config", "--workdir")
+    ]
 
 
 def test_the_comparison_shows_the_best_figure_of_each_run(ada, bob, trained, make_run, as_user):

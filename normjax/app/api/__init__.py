@@ -49,7 +49,7 @@ def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
 @api.exception_handler(RefusedError)
 def refused(request: HttpRequest, error: RefusedError) -> HttpResponse:
     """A config that asks for more than there is."""
-    faults = [{"loc": ["body", "config", *name.split(".")], "msg": text} for name, text in error.errors.items()]
+    faults = [{"loc": ["body", error.place, *name.split(".")], "msg": text} for name, text in error.errors.items()]
     return api.create_response(request, {"detail": faults}, status=422)
 
 

@@ -22,7 +22,7 @@ from normjax.app.api.schemas import (
     Runs,
 )
 from normjax.app.choices import FOLDER, chosen
-from normjax.app.config_form import RefusedError, validated
+from normjax.app.config_form import RefusedError, check_pruning, validated
 from normjax.app.jobs import orders
 from normjax.app.jobs.commands import result
 from normjax.app.recognition.client import recogniser
@@ -113,8 +113,7 @@ def resume(request: HttpRequest, run: Id) -> Any:
 @router.post("/{run}/prune", response={201: Run, **PROBLEMS})
 def prune(request: HttpRequest, run: Id, options: PruneConfig) -> Any:
     """Queues the search for a smaller network."""
-    if max(options.epochs, options.final_epochs) > 100:
-        raise RefusedError({"epochs": "Use 100 at most."})
+    check_pruning(options)
     user: Any = request.user
     return Status(201, _told(orders.submit_pruning(user, _own(request, run), options)))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils.translation import gettext as _
 
@@ -73,10 +73,3 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:  # 
 def server_error(request: HttpRequest) -> HttpResponse:
     text = _("Something went wrong on the server; its log tells what.")
     return render(request, "app/error.html", {"title": _("Error"), "text": text}, status=500)
-
-
-def number(text: str | None, name: str, least: int, most: int) -> int:
-    """A whole number of a query, within bounds; what is none does not exist."""
-    if text is None or not text.isdecimal() or len(text) > 12 or not least <= int(text) <= most:
-        raise Http404(f"{name} is no number from {least} to {most}")
-    return int(text)

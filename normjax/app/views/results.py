@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 from pydantic import ValidationError
 
 from normjax.app import run_facts
+from normjax.app.config_form import RefusedError, check_pruning
 from normjax.app.jobs import orders
 from normjax.app.jobs.commands import folded
 from normjax.app.models import Run, Status
@@ -135,12 +136,15 @@ def prune(request: HttpRequest, run: str) -> HttpResponse:
     }
     try:
         options = PruneConfig.model_validate(sent)
-        if max(options.epochs, options.final_epochs) > 100:
-            raise UserError(_("Use 100 epochs at most."))
+        check_pruning(options)
         made = orders.submit_pruning(request.user, parent, options)
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
         told = {"field": field, "error": describe_validation_error(error), "sent": sent}
+        return render(request, "app/run_smaller.html", {**_smaller(request, parent), **told}, status=422)
+    except RefusedError as error:
+        field, text = next(iter(error.errors.items()))
+        told = {"field": field, "error": text, "sent": sent}
         return render(request, "app/run_smaller.html", {**_smaller(request, parent), **told}, status=422)
     except UserError as error:
         told = {"error": str(error), "sent": sent}

@@ -11,6 +11,7 @@ document.getElementById("theme").addEventListener("click", () => {
   }
   document.dispatchEvent(new Event("theme"));
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("theme")));
 document.addEventListener("submit", (event) => {
   const question = event.target.dataset.question;
   if (question && !confirm(question)) event.preventDefault();
