@@ -120,7 +120,7 @@ def _when(sizes: list[tuple[int, float]], end: int) -> float:
 async def measure(server: Server) -> None:
     """The three trainings."""
     cores = os.cpu_count() or 1
-    for _ in range(24):  # a list of a full page
+    for _ in range(14):  # a list of a full page
         run = server.submit(epochs=1, schedule={"warmup_epochs": 0.5})
         server.ask("POST", f"/runs/{run}/stop")
     alone = await load_while_training(server, 0, lists=False)

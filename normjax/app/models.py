@@ -212,6 +212,11 @@ class Run(models.Model):
         return self.path / "log.txt"
 
     @property
+    def status_label(self) -> str:
+        """The status in words; ``get_status_display`` costs more than all else that a list tells of a run."""
+        return Status(self.status).label
+
+    @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,29 @@ def batch_size(run: Run) -> int:
 
 def figures(run: Run) -> dict[str, Any]:
     """The best and last figures of a run, as far as it has come."""
-    metrics, summary = run.directory / "metrics.jsonl", run.directory / "summary.json"
+    directory = f"{settings.HOME.runs}/{run.pk}/run"  # text: a list asks this of many runs
+    metrics, summary = f"{directory}/metrics.jsonl", f"{directory}/summary.json"
     return dict(_figures(metrics, _stamp(metrics), summary, _stamp(summary)))
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _stamp(file: str) -> tuple[int, int] | None:
     """What changes with a file; None where there is none."""
     try:
-        found = file.stat()
+        found = os.stat(file)
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size
 
 
 @functools.lru_cache(maxsize=1024)
-def _figures(metrics: Path, metrics_stamp: Any, summary_file: Path, summary_stamp: Any) -> dict[str, Any]:
+def _figures(metrics: str, metrics_stamp: Any, summary_file: str, summary_stamp: Any) -> dict[str, Any]:
     """Read once for each state of the files: a list of runs shows many that change no more."""
     del metrics_stamp
-    lines = read_metrics(metrics)
+    lines = read_metrics(Path(metrics))
     validation = [line for line in lines if line["split"] == "validation" and line.get("accuracy") is not None]
     training = [line for line in lines if line["split"] == "train"]
     best = max(validation, key=lambda line: line["accuracy"], default=None)
-    summary = _json(summary_file) if summary_stamp else None
+    summary = _json(Path(summary_file)) if summary_stamp else None
     return {
         "step": lines[-1]["step"] if lines else None,
         "epoch": lines[-1].get("epoch") if lines else None,

@@ -23,19 +23,19 @@ from normjax.training.config import TrainConfig
 from normjax.training.exported import FILES
 from normjax.training.metrics import read_metrics
 
-_A_PAGE = 25
+_A_PAGE = 15
 
 
 @require_GET
 def run_list(request: HttpRequest) -> HttpResponse:
     """The user's runs, those shared with him, or those put away."""
     which = request.GET.get("which", "mine")
-    runs = Run.objects.visible_to(request.user).select_related("owner", "data_set")
     if which == "shared":
-        runs = runs.exclude(owner=request.user)
+        runs = Run.objects.visible_to(request.user).exclude(owner=request.user)
     else:
         which = "archived" if which == "archived" else "mine"
-        runs = runs.filter(owner=request.user, archived=which == "archived")
+        runs = Run.objects.owned_by(request.user).filter(archived=which == "archived")
+    runs = runs.select_related("owner").defer("config", "message")
     page = Paginator(runs, _A_PAGE).get_page(request.GET.get("page"))
     rows = [{"run": run, **run_facts.figures(run)} for run in page]
     return render(request, "app/run_list.html", {"page": page, "rows": rows, "which": which})
