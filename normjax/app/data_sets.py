@@ -93,7 +93,6 @@ def delete(data_set: DataSet) -> None:
     with transaction.atomic():
         if data_set.runs.active().exists():
             raise UserError(_("A run is using this data set; wait until it has ended."))
-        doomed = settings.HOME.data_sets / f"removed-{new_id()}"
-        data_set.path.rename(doomed)
+        path = data_set.path
         data_set.delete()
-    shutil.rmtree(doomed)
+    shutil.rmtree(path)  # behind the row, as with runs

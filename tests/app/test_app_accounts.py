@@ -152,6 +152,15 @@ def test_6_3_3_a_login_with_second_factor_needs_its_code_and_no_code_twice():
     assert replay.get("/runs/").status_code == 302
 
 
+def test_6_3_1_codes_are_throttled_too(root):
+    client = Client()
+    login(client, "root")
+    told = [client.post(reverse("mfa_authenticate"), {"code": f"{i:06d}"}).content for i in range(22)]
+    assert b"Incorrect code" in told[0]
+    assert b"Too many failed login attempts" in told[-1]
+    assert root.has_second_factor()
+
+
 @pytest.mark.usefixtures("ada")
 def test_7_2_a_session_has_a_new_random_name_after_login():
     client = Client()
@@ -270,8 +279,8 @@ def test_administrators_give_roles_disable_and_delete_but_not_themselves(ada, bo
         assert client.post(reverse(order, args=[root.pk]), {"name": "root"}).status_code == 404
     client.post(reverse("user_delete", args=[ada.pk]), {"name": "not ada"})
     assert User.objects.filter(pk=ada.pk).exists()
+    path = trained.path
     client.post(reverse("user_delete", args=[ada.pk]), {"name": "ada"})
     assert not User.objects.filter(pk=ada.pk).exists()
-    assert not trained.path.exists()
+    assert not path.exists()
     assert not data_set.path.exists()
-    assert not [path for path in trained.path.parent.iterdir() if path.name.startswith("removed")]

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from normjax.app.models import ACTIVE, DataSet, Run, Status, User, new_id
+from normjax.app.models import ACTIVE, DataSet, Run, Status, User
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
 from normjax.training.config import TrainConfig
@@ -101,12 +101,11 @@ def delete(run: Run) -> None:
             raise UserError(_("This run is active; stop it first."))
         if run.children.active().exists():
             raise UserError(_("Another run is being made of this one; stop that first."))
-        # Renamed before the row goes: a half-removed directory must not look like a run.
-        doomed = settings.HOME.runs / f"removed-{new_id()}"
-        if run.path.exists():
-            run.path.rename(doomed)
+        path = run.path
         run.delete()
-    shutil.rmtree(doomed, ignore_errors=False) if doomed.exists() else None
+    # The row first: a directory without a row is lost space, a row without a directory looks like a run.
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def size_of(run: Run) -> int:
