@@ -242,7 +242,7 @@ def _field(name: str, info: FieldInfo, values: dict[str, str], choices: list[Any
     made = Field(
         name,
         "text",
-        _(info.description) if info.description else "",
+        _help(name, info),
         values.get(name, _shown(default)),
         optional=_is_optional(info),
         error=error,
@@ -267,6 +267,13 @@ def _field(name: str, info: FieldInfo, values: dict[str, str], choices: list[Any
     if name in _MOST:
         made.maximum = _MOST[name]
     return made
+
+
+def _help(name: str, info: FieldInfo) -> str:
+    """What the config says of the field, where it does not speak of the command line."""
+    if name.endswith(".options"):
+        return _("Further fields, with commas between them: epsilon=1e-3, use_scale=false")
+    return _(info.description).replace("None:", "empty:") if info.description else ""
 
 
 def _beyond_bounds(config: TrainConfig) -> dict[str, str]:

@@ -28,7 +28,7 @@ def catalog():
 
 def said() -> set[str]:
     """All texts of templates and code that are marked to be translated, and the words beside the fields of a config."""
-    found = {info.description for _, info in leaves()}
+    found = {info.description for name, info in leaves() if not name.endswith(".options")}
     for template in APP.rglob("*.html"):
         text = template.read_text()
         found |= {match[2] for match in _TRANS.finditer(text)}
