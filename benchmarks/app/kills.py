@@ -75,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["NORMJAX_APP_NICE"] = "0"  # whatever else runs, the queue moves
         server = Server(Path(folder) / "home", options.port)
         server.start()
         server.make_user()
@@ -108,6 +109,7 @@ def torment(server: Server, dice: random.Random, kills: int) -> None:
         which = kill_something(server, dice)
         counts[which] = counts.get(which, 0) + 1
         done += not which.startswith("no ")
+        print(f"{done:3d} {which}", flush=True)
         for row in rows(server):
             assert len(trainers(row["id"])) <= 1, f"run {row['id']} has two trainers"
         resume(server, runs)

@@ -29,6 +29,8 @@ MAX_DATA_SET_PICTURES = 20_000
 MAX_DATA_SET_BYTES = 2 * 2**30
 MAX_RUN_BYTES = 20 * 2**30  # of all runs of a user; beyond it nothing new is queued
 STOP_GRACE_SECONDS = 60
+# The server answers while a training computes; what else the machine does comes before trainings, too.
+JOB_NICE = int(os.environ.get("NORMJAX_APP_NICE", "5"))
 
 SECRET_KEY = HOME.secret_key()
 DEBUG = False

@@ -175,6 +175,7 @@ def start_server(home: Path, port: int, log: Path) -> Server:
     words = [sys.executable, "-m", "normjax", "app", "--home", str(home), "--port", str(port)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NORMJAX_APP", "DJANGO"))}
     environment = {**kept, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu", "NORMJAX_APP_WATCHERS": "200"}
+    environment["NORMJAX_APP_NICE"] = "0"  # other tests do not wait for trainings, nor the other way round
     with log.open("ab") as output:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=output, text=True, env=environment)
     assert process.stdout is not None

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import psutil
+from django.conf import settings
 
-_NICE = 5  # the server answers while a training computes
 _MAX_FILE = 16 * 2**30  # bytes of one file that a job may write
 
 
@@ -82,7 +82,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 def _limit(pid: int) -> None:
     """Keeps a job from taking the machine: a low priority, and limits of the size of files and of memory."""
     try:
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+        os.setpriority(os.PRIO_PROCESS, pid, settings.JOB_NICE)
         if hasattr(resource, "prlimit"):
             memory = psutil.virtual_memory().total
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
