@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -182,6 +183,35 @@ def launch(
     return run
 
 
+def app(
+    home: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    origin: str = "",
+    jobs: int = 1,
+    data_dir: Path | None = None,
+) -> Callable[[], None]:
+    """Serve the recognition system: users, trainings and recognition in the browser.
+
+    Args:
+        home: directory of its database, runs and pictures; None: normjax in the user's data directory
+        host: address to listen on
+        port: to listen on
+        origin: https://lab.example where a proxy with TLS stands before it; needed to listen on other than this machine
+        jobs: trainings at a time
+        data_dir: folder with data sets of TFDS to offer; None: $TFDS_DATA_DIR
+    """
+
+    def command() -> None:
+        from normjax.app.serve import serve
+
+        if data_dir is not None:
+            os.environ["TFDS_DATA_DIR"] = str(data_dir.resolve())
+        serve(home, host=host, port=port, origin=origin, jobs=jobs)
+
+    return command
+
+
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """The chosen subcommand with its options; tyro's many-line complaints become one line."""
     train = _start_config(arguments, TrainConfig) if arguments[:1] == ["train"] else TrainConfig()
@@ -197,6 +227,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "detect": detect_command(detect),
         "study": study,
         "launch": launch,
+        "app": app,
     }
     complaint = io.StringIO()
     try:

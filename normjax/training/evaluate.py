@@ -12,6 +12,7 @@ from normjax.data.transforms import Transform
 from normjax.errors import UserError
 from normjax.training.checkpoint import Checkpoints
 from normjax.training.cluster import own_shard, sum_over_processes
+from normjax.training.exported import check_exported, is_exported, read_exported
 from normjax.training.run_directory import RunDirectory
 from normjax.training.session import Session, build_session
 from normjax.training.state import evaluated_variables
@@ -113,7 +114,7 @@ def restore_network(path: Path, checkpoint: str = "best") -> tuple[Session, dict
     """The network of a run, with the variables that are evaluated.
 
     Args:
-      path: the run directory.
+      path: the run directory, or that of an exported network, which is what one checkpoint was.
       checkpoint: ``best`` (the last where no validation chose one), ``last``, or a step.
 
     Returns:
@@ -122,6 +123,14 @@ def restore_network(path: Path, checkpoint: str = "best") -> tuple[Session, dict
     Raises:
       UserError: there is no run, or no such checkpoint.
     """
+    if is_exported(path):
+        check_exported(path)
+        run = RunDirectory(path)
+        session = build_session(run.read_config(), run.read_dataset(), training=False)
+        variables, step = read_exported(path, session)
+        if checkpoint not in ("best", "last", str(step)):
+            raise UserError(f"checkpoint={checkpoint!r} is not in {path}, which holds step {step} alone.")
+        return session, variables, step
     session, state, step = restore_run(path, checkpoint)
     state = Evaluator(session).ready(session.parallel.replicate(state))
     return session, evaluated_variables(session.parallel.fetch(state)), step

@@ -15,8 +15,13 @@ from normjax.models.vgg import from_torchvision
 Flat = dict[tuple[str, ...], Any]  # arrays by collection, layer and name
 
 
-def write_weights(file: Path, variables: Any) -> None:
+def write_weights(file: Path, variables: Any, **notes: str) -> None:
     """Writes the variables of a network, each under its path, as ``params/conv0_0/kernel``.
+
+    Args:
+      file: to be written.
+      variables: of the network.
+      **notes: kept in the file beside them.
 
     Raises:
       UserError: the file cannot be written.
@@ -24,7 +29,7 @@ def write_weights(file: Path, variables: Any) -> None:
     flat = {"/".join(path): np.ascontiguousarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     draft = file.with_name(file.name + ".draft")
     try:
-        save_file(flat, draft)
+        save_file(flat, draft, notes or None)
         draft.replace(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be written: {error}.") from error

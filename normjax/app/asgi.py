@@ -1,0 +1,20 @@
+"""The app for a server: ``application``."""
+
+import os
+import warnings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "normjax.app.settings")
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+from normjax.app.body_limit import BodyLimit
+
+# Files are read in threads, part by part, which Django calls slow; they are few and short.
+warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators", Warning)
+application = BodyLimit(
+    get_asgi_application(),
+    most=settings.MAX_BODY_BYTES,
+    anonymous=settings.MAX_ANONYMOUS_BODY_BYTES,
+    session_cookie=settings.SESSION_COOKIE_NAME,
+)

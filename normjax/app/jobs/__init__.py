@@ -1,0 +1,1 @@
+"""Trainings, prunings and foldings, each a process of its own."""
