@@ -92,7 +92,8 @@ def test_runs_that_diverged_count_as_nothing():
     assert f"{np.mean([65.0, 0.0, 65.8]):.2f} ±" in line
 
 
-@pytest.mark.parametrize("name", STUDIES)
+# Studies that have not begun have no numbers.
+@pytest.mark.parametrize("name", [name for name in STUDIES if (RESULTS / f"{name}.json").exists()])
 def test_the_tables_that_are_shown_are_those_of_the_numbers_that_are_kept(name):
     results = read_results(RESULTS / f"{name}.json")
     assert results
