@@ -12,8 +12,9 @@ def others_changed(x):
     return x.at[1:].set(images(seed=9)[1:] + 1)
 
 
+# Of the input hardly anything is left behind thirteen narrow layers with statistics that are drawn: not vgg16.
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*FORMS, "resnet56"])
 def test_evaluation_treats_each_example_by_itself(name, norm):
     # A norm left in training mode would bring the others in.
     net, x = network(name, norm), images()
