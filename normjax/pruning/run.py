@@ -129,12 +129,8 @@ def _check_score(neurons: Neurons, variables: Any, options: PruneConfig) -> None
 def _target(options: PruneConfig, found: Found, accuracy: float) -> dict[str, Any]:
     """What was asked for, what came out after the final epochs, and whether it holds."""
     first, last = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
-    if options.keep_macs is None and options.keep_params is None:
-        wanted = options.target_accuracy
-        if options.max_drop is not None:
-            wanted = first.accuracy - options.max_drop
-        assert wanted is not None
-        return {"validation_accuracy": wanted, "reached": accuracy, "met": last.accuracy >= wanted}
+    if found.target is not None:
+        return {"validation_accuracy": found.target, "reached": accuracy, "met": last.accuracy >= found.target}
     sizes = {
         "keep_macs": (options.keep_macs, last.multiply_adds / first.multiply_adds),
         "keep_params": (options.keep_params, last.parameters / first.parameters),

@@ -63,6 +63,7 @@ class Found(NamedTuple):
     variables: dict[str, Any]  # of the whole network, with zeros
     rounds: list[Round]  # the first one is the network as it was
     cut: Cut | None  # None where there was nothing to cut
+    target: float | None  # validation accuracy that had to hold; None where only the size counted
 
 
 class Search:
@@ -164,7 +165,7 @@ class Search:
                 step /= 2
             self._tell(rounds[-1])
             self._save(number, best, kept, step, rounds)
-        return Found(kept, best, rounds, self.cut)
+        return Found(kept, best, rounds, self.cut, target)
 
     def _target(self, first: Round) -> float | None:
         """The validation accuracy that must hold; None where only the size counts."""

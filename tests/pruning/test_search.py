@@ -102,7 +102,7 @@ def test_what_begins_is_the_network_with_zeros(trained, tmp_path, monkeypatch):
     output = tmp_path / "smaller"
     with pytest.raises(ReachedError):
         prune_run(trained, output, PruneConfig(keep_params=0.5, **OPTIONS))
-    searched, (kept, variables, rounds, _) = found[0]
+    searched, (kept, variables, rounds, *_) = found[0]
     session, network, step = restore_network(output)
     assert step == 0
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 8, 1)), jnp.float32)
@@ -186,8 +186,8 @@ def test_a_pruned_network_is_pruned_again(pruned, tmp_path):
     assert np.isfinite(evaluate_run(tmp_path / "again", split="test", checkpoint="last", data_dir=None)["loss"])
 
 
-def test_neurons_that_structural_normalization_has_killed_go_first(tmp_path):
-    # Sparsity inside the weight norm: kernels are written back as plain ones, whose zero neurons score nothing.
+def test_a_network_with_structural_weights_is_pruned_as_a_plain_one(tmp_path):
+    # Sparsity inside the weight norm: kernels are written back as plain ones first.
     config = run_config(
         model=ModelConfig(name="mlp", widths=(12, 10)),
         weight_norm=WeightNormConfig(name="structural", options={"measure": "sparsity", "strength": 0.02}),
