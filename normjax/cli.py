@@ -224,6 +224,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "prune": cli_runs.prune,
         "structure": cli_runs.structure,
         "neurons": cli_runs.neurons,
+        "see": cli_runs.see,
         "detect": detect_command(detect),
         "study": study,
         "launch": launch,

@@ -168,9 +168,40 @@ def structure(
 
 def neurons(
     run: Run,
-    layer: str | None = None,
     score: Score = "l2",
     debias: Debias = "mean",
+    output: Path | None = None,
+    checkpoint: str = "best",
+    data_dir: Path | None = None,
+    json: bool = False,
+) -> Callable[[], None]:
+    """Show where the neurons of each layer rank among all, before and after scores were made comparable.
+
+    Args:
+        run: directory of the run
+        score: what neurons are judged by
+        debias: what makes scores of different layers comparable
+        output: the picture; None: neurons.png in the run's directory
+        checkpoint: best (by validation), last, or the number of a step
+        data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
+        json: print one JSON object instead of a table
+    """
+
+    def command() -> None:
+        from normjax.pruning.look import rank_neurons
+        from normjax.training.report import print_ranks
+
+        result = rank_neurons(
+            run, score=score, debias=debias, output=output, checkpoint=checkpoint, data_dir=data_dir_of(data_dir)
+        )
+        print_json(result) if json else print_ranks(result)
+
+    return command
+
+
+def see(
+    run: Run,
+    layer: Annotated[str, tyro.conf.Positional],
     image: int = 0,
     steps: int = 300,
     output: Path | None = None,
@@ -178,33 +209,27 @@ def neurons(
     data_dir: Path | None = None,
     json: bool = False,
 ) -> Callable[[], None]:
-    """Show what the neurons of a trained network are worth, and with --layer the pictures that those of a layer see.
+    """Draw the pictures that the neurons of a layer see, and how alike they are.
 
     Args:
         run: directory of the run
-        layer: whose neurons see the pictures; None: none is drawn
-        score: what neurons are judged by
-        debias: what makes scores of different layers comparable
+        layer: as normjax neurons names it
         image: number of the test image that the neurons look at
         steps: of the search for each picture
-        output: the picture; None: neurons.png, or seen_LAYER.png, in the run's directory
+        output: the picture; None: seen_LAYER.png in the run's directory
         checkpoint: best (by validation), last, or the number of a step
         data_dir: folder with data sets; None: $TFDS_DATA_DIR, else TFDS's own
         json: print one JSON object instead of a table
     """
 
     def command() -> None:
-        from normjax.pruning.look import rank_neurons, see_neurons
+        from normjax.pruning.look import see_neurons
         from normjax.training.output import steady_console
-        from normjax.training.report import print_ranks, print_seen
+        from normjax.training.report import print_seen
 
-        options: dict[str, Any] = {"output": output, "checkpoint": checkpoint, "data_dir": data_dir_of(data_dir)}
-        if layer is None:
-            result = rank_neurons(run, score=score, debias=debias, **options)
-            print_json(result) if json else print_ranks(result)
-            return
         console = steady_console(quiet=json)
-        result = see_neurons(run, layer, image=image, steps=steps, console=console, **options)
+        found: dict[str, Any] = {"output": output, "checkpoint": checkpoint, "data_dir": data_dir_of(data_dir)}
+        result = see_neurons(run, layer, image=image, steps=steps, console=console, **found)
         print_json(result) if json else print_seen(result, console)
 
     return command

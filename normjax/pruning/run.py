@@ -1,6 +1,7 @@
 """Pruning a finished run: a run directory with a smaller network, and what became of it round by round."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from normjax.pruning.config import PruneConfig
 from normjax.pruning.evidence import plain_network
 from normjax.pruning.latency import milliseconds
 from normjax.pruning.scores import SCORES, score
-from normjax.pruning.search import Found, Search, fine_tuning
+from normjax.pruning.search import Found, Round, Search, fine_tuning
 from normjax.pruning.select import Kept
 from normjax.tracing.neurons import Neurons, trace
 from normjax.training.begin import begin_run
@@ -54,8 +55,8 @@ def prune_run(
       stop: tells whether to end early.
 
     Returns:
-      As in ``pruning.json``: the options, every round, the neurons that stay, sizes, milliseconds and accuracies before
-      and after, and what could not be followed.
+      As in ``pruning.json``: the options, every round with its milliseconds, the neurons that stay, sizes, milliseconds
+      and accuracies before and after, and what could not be followed.
 
     Raises:
       UserError: the run is not there or has no validation split, no neuron of its network can go, or the directory
@@ -102,7 +103,7 @@ def prune_run(
         "run": str(path),
         "output": str(output),
         "options": options.model_dump(mode="json"),
-        "rounds": [r._asdict() for r in found.rounds],
+        "rounds": _timed(found.rounds, model, variables, neurons, dataset.info.image_shape),
         "cut": found.cut and found.cut._asdict(),
         "kept": kept,
         "neurons": {group.name: group.size for group in neurons.groups},
@@ -114,6 +115,16 @@ def prune_run(
         "machine": machine(),
     }
     write_json(output / "pruning.json", told)
+    return told
+
+
+def _timed(rounds: Sequence[Round], model: Any, variables: Any, neurons: Neurons, shape: tuple[int, ...]) -> Any:
+    """The rounds with the time that each network takes at its real shapes; one by one, as memory is finite."""
+    told = []
+    for round_ in rounds:
+        # Time depends on the widths alone, whichever neurons these are.
+        small = Shrunken(model, neurons, {name: tuple(range(width)) for name, width in round_.widths.items()})
+        told.append(round_._asdict() | {"milliseconds": milliseconds([(small, small.shrink(variables))], shape)[0]})
     return told
 
 

@@ -117,11 +117,13 @@ def print_pruning(result: dict[str, Any], console: Console | None = None) -> Non
     """The rounds of a search for a smaller network, and the network before and after."""
     console = console or Console()
     rounds = Table(title="rounds", title_justify="left")
-    for name in ("round", "neurons", "parameters", "products [M]", "validation", "verdict"):
+    times = [f"{size} at a time [ms]" for size in result["rounds"][0]["milliseconds"]]
+    for name in ("round", "neurons", "parameters", "products [M]", *times, "validation", "verdict"):
         rounds.add_column(name, justify="left" if name == "verdict" else "right")
     for told in result["rounds"]:
         verdict = "as it was" if told["number"] == 0 else "accepted" if told["accepted"] else "too much"
-        figures = (f"{told['neurons']:,}", f"{told['parameters']:,}", f"{told['multiply_adds'] / 1e6:,.2f}")
+        figures = [f"{told['neurons']:,}", f"{told['parameters']:,}", f"{told['multiply_adds'] / 1e6:,.2f}"]
+        figures += [f"{taken:,.2f}" for taken in told["milliseconds"].values()]
         rounds.add_row(str(told["number"]), *figures, f"{told['accuracy']:.2%}", verdict)
     console.print(rounds)
     before, after = result["before"], result["after"]

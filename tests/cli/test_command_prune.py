@@ -49,5 +49,5 @@ def test_neurons_are_ranked_and_seen(command, refused, finished, tmp_path):
     code, out, _ = command("neurons", finished, "--output", tmp_path / "ranks.png")
     assert "explained by the layer" in out
     assert str(tmp_path / "ranks.png") in out
-    assert refused("neurons", finished, "--layer", "nothing").startswith("group='nothing' is no group of neurons")
+    assert refused("see", finished, "nothing").startswith("group='nothing' is no group of neurons")
     assert "score" in refused("neurons", finished, "--score", "beauty")
