@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from normjax.app.choices import FOLDER, chosen
+from normjax.app.complaints import complaint
 from normjax.app.models import DataSet, Run, User
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
@@ -304,10 +305,10 @@ def _by_field(error: ValidationError) -> dict[str, str]:
     for problem in error.errors(include_url=False):
         parts = [str(part) for part in problem["loc"]]
         name = next((prefix for n in range(len(parts), 0, -1) if (prefix := ".".join(parts[:n])) in known), "")
-        message = problem["msg"].removeprefix("Value error, ")
+        message = complaint(problem)
         if not name:
             name = _field_named_in(message, ".".join(parts), known)
-        found.setdefault(name, message[:500])
+        found.setdefault(name, message)
     return found
 
 

@@ -199,7 +199,7 @@ def test_the_story_of_a_lab(chromium, server, tmp_path):
     ada.goto("/runs/new/")
     ada.fill("[name='optimizer.learning_rate']", "-1")
     ada.get_by_role("button", name="Start training").click()
-    expect(ada.locator(".field.bad .wrong")).to_have_text("Input should be greater than 0")
+    expect(ada.locator(".field.bad .wrong")).to_have_text("Use more than 0.")
     look(ada, "new-wrong")
 
     # A digit that was never in the training is named rightly; a file that is no picture is refused.

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 from pydantic import ValidationError
 
 from normjax.app import run_facts
+from normjax.app.complaints import complaint
 from normjax.app.config_form import RefusedError, check_pruning
 from normjax.app.jobs import orders
 from normjax.app.jobs.commands import folded
@@ -18,7 +19,6 @@ from normjax.app.recognition.client import RecognitionError, recogniser
 from normjax.app.views.common import attempt, not_computed, own_run, visible_run, why_not
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
-from normjax.training.config import describe_validation_error
 from normjax.training.exported import FILES
 
 _SHOWN = 60  # pictures of a cell
@@ -139,8 +139,9 @@ def prune(request: HttpRequest, run: str) -> HttpResponse:
         check_pruning(options)
         made = orders.submit_pruning(request.user, parent, options)
     except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
-        told = {"field": field, "error": describe_validation_error(error), "sent": sent}
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        told = {"field": field, "error": complaint(first), "sent": sent}
         return render(request, "app/run_smaller.html", {**_smaller(request, parent), **told}, status=422)
     except RefusedError as error:
         field, text = next(iter(error.errors.items()))

@@ -1,0 +1,36 @@
+"""What pydantic complains of, in the language of the page."""
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+from pydantic_core import ErrorDetails
+
+_INTEGER = gettext_noop("Use a whole number.")
+_NUMBER = gettext_noop("Use a number.")
+_YES_OR_NO = gettext_noop("Use true or false.")
+_WORDS = {
+    "greater_than": gettext_noop("Use more than %(gt)s."),
+    "greater_than_equal": gettext_noop("Use %(ge)s or more."),
+    "less_than": gettext_noop("Use less than %(lt)s."),
+    "less_than_equal": gettext_noop("Use %(le)s or less."),
+    "int_parsing": _INTEGER,
+    "int_parsing_size": _INTEGER,
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "finite_number": _NUMBER,
+    "bool_parsing": _YES_OR_NO,
+    "bool_type": _YES_OR_NO,
+    "string_type": gettext_noop("Use text."),
+    "literal_error": gettext_noop("Use one of %(expected)s."),
+    "missing": gettext_noop("This is needed."),
+    "extra_forbidden": gettext_noop("There is no such field."),
+}
+
+
+def complaint(problem: ErrorDetails) -> str:
+    """What is wrong with one field; rules of ours, and what is rare, in English."""
+    words = _WORDS.get(problem["type"])
+    if words is None:
+        return problem["msg"].removeprefix("Value error, ")[:500]
+    return _(words) % {name: str(value).replace(" or ", ", ") for name, value in problem.get("ctx", {}).items()}
