@@ -30,6 +30,7 @@ _REFERENCE_MODES = ("virtual", "mixed", "fixed", "renorm")
 BASELINES = ("batch_norm", "batch_renorm", "group_norm")
 ONCE = "mixed, once"  # the paper's reading
 CONTENDERS = (*BASELINES, *_REFERENCE_MODES, ONCE)
+_PROBED = ("batch_norm", "virtual")  # whose statistics are looked at as well
 LABELS = {
     "batch_norm": "BatchNorm",
     "batch_renorm": "BatchRenorm",
@@ -48,8 +49,8 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
 
     Args:
       results: of the runs so far.
-      budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate, a part of the data and
-        a smaller network.
+      budget: share of the full length; below 1 there is one seed, below 0.1 one learning rate, a part of the data,
+        a smaller network and some of the contenders.
     """
     small = budget < 0.1
     rates = RATES[1:2] if small else RATES
@@ -65,13 +66,17 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
         for stream in STREAMS:
             if stream == "one class" and seed:
                 continue
-            for contender in CONTENDERS:
+            for contender in _few(stream) if small else CONTENDERS:
                 rate = best_rate(results, stream, contender, rates)
                 if rate is not None:
-                    probe = "drift" if seed == 0 and contender in ("batch_norm", "virtual") else None
+                    probe = "drift" if seed == 0 and contender in _PROBED else None
                     config = _config(contender, stream, seed, rate, budget, small=small)
                     comparison.append(Trial(_key(stream, contender, seed), config, probe))
     return tuning + comparison
+
+
+def _few(stream: str) -> Sequence[str]:
+    return (*_PROBED, "group_norm", ONCE) if stream == "two classes" else _PROBED
 
 
 def best_rate(results: Results, stream: str, contender: str, rates: tuple[float, ...] = RATES) -> float | None:

@@ -235,6 +235,15 @@ def test_the_story_of_a_lab(chromium, server, tmp_path):
     expect(ada.get_by_text("Size and speed")).to_be_visible(timeout=120_000)
     look(ada, "folded")
 
+    # Pruned from the page: a run of its own, as good as was asked for and smaller.
+    ada.goto(f"/runs/{one}/smaller/")
+    fill(ada, max_drop="0.5", epochs="0.5", final_epochs="0.5")
+    ada.get_by_role("button", name="Prune", exact=True).click()
+    finished(ada)
+    before, after = ada.get_by_role("row", name="Parameters").locator("td").all_inner_texts()
+    assert int(after.replace(",", "")) < int(before.replace(",", ""))
+    look(ada, "pruned")
+
     # A data set of her own, sent as a folder.
     folder = tmp_path / "digits"
     digits = load_digits()
