@@ -9,6 +9,7 @@ class NormjaxAppConfig(AppConfig):
     verbose_name = "normjax"
 
     def ready(self) -> None:
-        from normjax.app import logs
+        from normjax.app import accounts, logs
 
+        accounts.connect()
         logs.connect()

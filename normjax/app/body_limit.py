@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 Message = dict[str, Any]
+Headers = dict[bytes, bytes]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -18,23 +19,25 @@ class BodyLimit:
     Args:
       application: the other.
       most: bytes of a body.
-      anonymous: bytes where the request carries neither a session nor a token.
-      session_cookie: name of the session's cookie.
+      anonymous: bytes where nobody known asks.
+      knows: tells by the headers whether somebody known asks; only large requests make it look.
     """
 
-    def __init__(self, application: Any, *, most: int, anonymous: int, session_cookie: str):
-        self._application, self._most, self._anonymous = application, most, anonymous
-        self._cookie = session_cookie.encode() + b"="
+    def __init__(self, application: Any, *, most: int, anonymous: int, knows: Callable[[Headers], Awaitable[bool]]):
+        self._application, self._most, self._anonymous, self._knows = application, most, anonymous, knows
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        known = b"authorization" in headers or self._cookie in headers.get(b"cookie", b"")
-        most = self._most if known else self._anonymous
         declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > most:
+        if not declared.isdigit() or int(declared) > self._most:
+            await _refuse(send)
+            return
+        large = int(declared) > self._anonymous or b"transfer-encoding" in headers
+        most = self._most if large and await self._knows(headers) else self._anonymous
+        if int(declared) > most:
             await _refuse(send)
             return
         taken, answered = 0, False

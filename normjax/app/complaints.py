@@ -1,5 +1,8 @@
-"""What pydantic complains of, in the language of the page."""
+"""What is wrong, as users are told: in the language of the page, without the directories of this machine."""
 
+import re
+
+from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 from pydantic_core import ErrorDetails
@@ -28,8 +31,14 @@ _WORDS = {
 }
 
 
+def without_paths(text: str) -> str:
+    """What a job or the recogniser said, without where our directories lie."""
+    text = re.sub(re.escape(str(settings.HOME.path)) + r"(/\w+/[0-9a-f]{20})?", "…", text)
+    return text if settings.DATA_DIR is None else text.replace(str(settings.DATA_DIR), "…")
+
+
 def complaint(problem: ErrorDetails) -> str:
-    """What is wrong with one field; rules of ours, and what is rare, in English."""
+    """What pydantic has against one field; rules of ours, and what is rare, in English."""
     words = _WORDS.get(problem["type"])
     if words is None:
         return problem["msg"].removeprefix("Value error, ")[:500]

@@ -45,6 +45,9 @@ _MOST: dict[str, int] = {
     "reference.size": 4096,
     "weight_norm.initialize_from": 4096,
     "run.cache_mib": 4096,
+    "run.log_every": 1_000_000,
+    "run.validate_every": 1_000_000,
+    "run.checkpoint_every": 1_000_000,
     "run.eval_batch_size": settings.MAX_BATCH,
     "run.keep": 20,
     "run.threads": 8,
@@ -170,7 +173,10 @@ def validated(data: Any, data_set: DataSet | None) -> TrainConfig:
       RefusedError: it is not valid.
     """
     try:
+        json.dumps(data, ensure_ascii=False).encode()
         config = TrainConfig.model_validate(data)
+    except (UnicodeEncodeError, RecursionError) as error:  # half of a surrogate pair; a thousand brackets
+        raise RefusedError({"": _("This is no text that can be kept.")}) from error
     except ValidationError as error:
         raise RefusedError(_by_field(error)) from error
     except UserError as error:
@@ -197,7 +203,7 @@ def check_pruning(options: PruneConfig) -> None:
     """
     errors = {
         name: _("%(value)s is more than this machine allows; use %(most)d at most.")
-        % {"value": f"{getattr(options, name):g}", "most": most}
+        % {"value": _short(getattr(options, name)), "most": most}
         for name, most in _MOST_PRUNING.items()
         if getattr(options, name) > most
     }
@@ -254,6 +260,9 @@ def _field(name: str, info: FieldInfo, values: dict[str, str], choices: list[Any
     literals = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
     if name == "data.name":
         made.kind, made.choices = "choice", [(choice.value, choice.label) for choice in choices]
+        if made.value not in {choice.value for choice in choices}:
+            made.choices.insert(0, ("", ""))  # a browser would choose the first one without a word
+            made.error = error or _("The data set of that run is not yours or not here; choose another.")
     elif literals and len(kinds) == 1:
         made.kind, made.choices = "choice", [(value, value.replace("_", " ")) for value in literals]
     elif kinds == [bool]:
@@ -285,7 +294,7 @@ def _beyond_bounds(config: TrainConfig) -> dict[str, str]:
         value = _at(config, name)
         if value is not None and value > most:
             errors[name] = _("%(value)s is more than this machine allows; use %(most)d at most.") % {
-                "value": f"{value:g}",
+                "value": _short(value),
                 "most": most,
             }
     for name in ("model.widths", "model.dense"):
@@ -335,9 +344,14 @@ def _pairs(text: str) -> dict[str, Any]:
             raise UserError(_("Write options as name=value, with commas between them: epsilon=1e-3, use_scale=false."))
         try:
             found[name] = json.loads(value.lower() if value.lower() in ("true", "false", "null") else value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found
+
+
+def _short(number: float) -> str:
+    """A number as it was sent; ``:g`` knows none beyond the floats."""
+    return str(number) if len(str(number)) <= 20 else f"{str(number)[:20]}…"
 
 
 def _shown(value: Any) -> str:

@@ -59,6 +59,8 @@ def add_picture(data_set: DataSet, label: str, file: Any) -> None:
                 % {"most": settings.MAX_DATA_SET_PICTURES, "gib": settings.MAX_DATA_SET_BYTES // 2**30}
             )
         folder = data_set.path / label
+        if not folder.exists() and sum(1 for _class in data_set.path.iterdir()) >= settings.MAX_CLASSES:
+            raise UserError(_("A data set has %(most)d classes at most.") % {"most": settings.MAX_CLASSES})
         folder.mkdir(exist_ok=True)
         write_whole(folder / f"{new_id()}.png", encoded)
 

@@ -1,18 +1,20 @@
 """What is logged: one line an event, whoever wrote parts of it, and the events that security wants remembered."""
 
 import logging
+import re
 from typing import Any
 
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
 _log = logging.getLogger("normjax.app.security")
+_LINKS = re.compile(r"/(join|new-password)/[^/\s]+")  # Django logs the path of what it refuses
 
 
 class OneLine(logging.Formatter):
-    """A line for each record: what users typed cannot begin another one."""
+    """A line for each record: what users typed cannot begin another one, and links that may still be used are cut."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = _LINKS.sub(r"/\1/…", super().format(record))
         return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
@@ -29,7 +31,11 @@ def connect() -> None:
 
 
 def _address(request: Any) -> str:
-    return request.META.get("REMOTE_ADDR", "") if request is not None else ""
+    if request is None or not request.META.get("REMOTE_ADDR"):  # of no connection
+        return ""
+    from allauth.account.adapter import get_adapter  # logging is set up before there are models
+
+    return get_adapter().get_client_ip(request)  # behind a proxy that of the client
 
 
 def _logged_in(request: Any, user: Any, **_: Any) -> None:

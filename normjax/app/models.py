@@ -36,6 +36,11 @@ class User(AbstractUser):
 
         return Authenticator.objects.filter(user=self, type=Authenticator.Type.TOTP).exists()
 
+    def end_secrets(self) -> None:
+        """Ends what would open the account without its password: tokens, and links that are not used yet."""
+        self.tokens.all().delete()
+        self.links.all().delete()
+
     def lacks_second_factor(self) -> bool:
         """Whether this is an administrator who may do nothing yet."""
         return self.is_staff and not self.has_second_factor()
@@ -54,6 +59,8 @@ class OneTimeLink(models.Model):
     digest = models.CharField(max_length=64, unique=True)
     for_administrator = models.BooleanField(default=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="links")
+    # Who trusts its holder; the first invitation is made by the terminal.
+    made_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="links_made")
     created = models.DateTimeField(auto_now_add=True)
     expires = models.DateTimeField()
 
@@ -131,6 +138,11 @@ class Picture(models.Model):
     @property
     def file(self) -> Path:
         return settings.HOME.pictures / f"{self.id}.png"
+
+    @property
+    def bytes(self) -> int:
+        """Of the file; 0 where it is gone."""
+        return self.file.stat().st_size if self.file.exists() else 0
 
 
 class Status(models.TextChoices):

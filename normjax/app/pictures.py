@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from normjax.data.decode import MAX_RATIO, MIN_SIDE
 from normjax.errors import UserError
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+# A picture of the largest size takes some 300 MB while it is decoded: of many that come at once, two at a time.
+_DECODING = threading.BoundedSemaphore(2)
 
 
 def clean_picture(file: Any) -> bytes:
@@ -31,7 +34,7 @@ def clean_picture(file: Any) -> bytes:
     if file.size > most:
         raise UserError(_("The file is larger than %(most)d MiB.") % {"most": most // 2**20})
     try:
-        with Image.open(io.BytesIO(file.read(most + 1)), formats=_FORMATS) as image:
+        with _DECODING, Image.open(io.BytesIO(file.read(most + 1)), formats=_FORMATS) as image:
             _check(image)
             pixels = _pixels(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -48,8 +51,12 @@ def keep_picture(user: User, file: Any) -> Picture:
       UserError: it is not accepted, or the user has too many.
     """
     encoded = clean_picture(file)
-    if Picture.objects.filter(owner=user).count() >= settings.MAX_PICTURES_KEPT:
-        raise UserError(_("You have %(most)d pictures here; remove some first.") % {"most": settings.MAX_PICTURES_KEPT})
+    kept = [picture.bytes for picture in Picture.objects.filter(owner=user)]
+    if len(kept) >= settings.MAX_PICTURES_KEPT or sum(kept) + len(encoded) > settings.MAX_PICTURES_BYTES:
+        raise UserError(
+            _("You have %(most)d pictures here, or %(gib)d GiB of them; remove some first.")
+            % {"most": settings.MAX_PICTURES_KEPT, "gib": settings.MAX_PICTURES_BYTES // 2**30}
+        )
     picture = Picture(owner=user, name=shown_name(file.name))
     write_whole(picture.file, encoded)
     picture.save(force_insert=True)
@@ -97,7 +104,8 @@ def _check(image: Image.Image) -> None:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # sixteen bits a pixel, of which conversion would keep the lower eight
-        return (np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+        levels = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return ((255 * levels + 32767) // 65535).astype(np.uint8)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:

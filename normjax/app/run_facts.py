@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
+from normjax.app.complaints import without_paths
 from normjax.app.jobs.commands import data_directory
 from normjax.app.models import Run
 from normjax.app.recognition.client import recogniser
@@ -79,12 +80,12 @@ def log_text(run: Run, most: int = 200_000) -> str:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    text = text.replace(str(run.path), "…").replace(str(settings.HOME.path), "…")
+    text = without_paths(text)
     # Colours and bars are for terminals.
     return "".join(character for character in text if character == "\n" or character.isprintable())
 
 
-def answers(run: Run) -> dict[str, Any]:
+def answers(run: Run, user: int) -> dict[str, Any]:
     """Label and answer for every picture of the test set; computed once for the network as it is.
 
     Raises:
@@ -96,7 +97,7 @@ def answers(run: Run) -> dict[str, Any]:
     stamp = checkpoints.stat().st_mtime_ns if checkpoints.is_dir() else 0
     known = _json(kept)
     if known is None or known["stamp"] != stamp:
-        known = recogniser().ask("answers", run.directory, data_dir=data_dir(run)) | {"stamp": stamp}
+        known = recogniser().ask("answers", run.directory, user, data_dir=data_dir(run)) | {"stamp": stamp}
         draft = kept.with_suffix(".draft")
         draft.write_text(json.dumps(known))
         draft.replace(kept)

@@ -24,9 +24,11 @@ MAX_UPLOAD_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
 MAX_PICTURES_AT_ONCE = 50
 MAX_PICTURES_KEPT = 500  # of a user, for recognition
+MAX_PICTURES_BYTES = 2 * 2**30
 MAX_DATA_SETS = 20  # of a user
 MAX_DATA_SET_PICTURES = 20_000
 MAX_DATA_SET_BYTES = 2 * 2**30
+MAX_CLASSES = 1000  # of a data set that a user sends, and of a matrix that is told whole
 MAX_RUN_BYTES = 20 * 2**30  # of all runs of a user; beyond it nothing new is queued
 STOP_GRACE_SECONDS = 60
 # The server answers while a training computes; what else the machine does comes before trainings, too.

@@ -53,6 +53,7 @@ _runs = [
 _users = [
     path("", users.user_list, name="users"),
     path("invite/", users.user_invite, name="user_invite"),
+    path("invitations/<int:link>/withdraw/", users.invitation_withdraw, name="invitation_withdraw"),
     path("<int:user>/reset/", users.user_reset, name="user_reset"),
     path("<int:user>/second-factor/", users.user_second_factor, name="user_second_factor"),
     path("<int:user>/role/", users.user_role, name="user_role"),

@@ -13,6 +13,7 @@ from normjax.linen.batch_renorm import BatchRenorm
 from normjax.linen.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normjax.linen.decorrelated_layer_norm import DecorrelatedLayerNorm
 from normjax.linen.ghost_batch_norm import GhostBatchNorm
+from normjax.linen.layer_options import check_kinds
 from normjax.linen.no_norm import NoNorm
 from normjax.linen.reference_batch_norm import ReferenceBatchNorm
 
@@ -38,7 +39,7 @@ def make_norm(name: str, **options: Any) -> NormFactory:
       A function of further fields that gives the module.
 
     Raises:
-      ValueError: the name is not known, or the layer has no such option.
+      ValueError: the name is not known, the layer has no such option, or it is of another kind.
 
     Example:
       >>> norm = make_norm("batch_norm", momentum=0.9)
@@ -51,6 +52,7 @@ def make_norm(name: str, **options: Any) -> NormFactory:
     known = _options(layer)
     if unknown := sorted(set(options) - known):
         raise ValueError(f"norm {name!r} has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}.")
+    check_kinds(f"norm {name!r}", layer, options)
     ignored = _ABOUT_THE_BATCH if issubclass(layer, PerExample) else ()
 
     def factory(**fields: Any) -> nn.Module:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normjax.functional.structural_weight_norm import STRUCTURE, check_structure, starting_scale
+from normjax.linen.layer_options import check_kinds
 from normjax.linen.structural_weight_norm import StructuralWeightNorm
 
 WeightNormFactory = Callable[[nn.Module], nn.Module]
@@ -54,6 +55,7 @@ def make_weight_norm(name: str, **options: Any) -> WeightNormFactory:
     if unknown := sorted(set(options) - weight_norm_options(name)):
         known = ", ".join(sorted(weight_norm_options(name))) or "none"
         raise ValueError(f"weight norm {name!r} has no option {unknown[0]!r}; use one of: {known}.")
+    check_kinds(f"weight norm {name!r}", StructuralWeightNorm, options)
     if name == "none":
         return plain
     fields = {**_FIXED[name], **options}

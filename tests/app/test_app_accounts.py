@@ -110,6 +110,7 @@ def test_an_invitation_is_old_after_three_days_and_makes_no_administrator_of_a_u
     ("fields", "wrong"),
     [
         ({"name": "ADA"}, "username"),  # taken, whatever its case
+        ({"name": "äDELE"}, "username"),  # the database folds ASCII alone
         ({"name": "a b"}, "username"),
         ({"name": "a\x00b"}, "username"),
         ({"name": "x" * 41}, "username"),
@@ -117,11 +118,12 @@ def test_an_invitation_is_old_after_three_days_and_makes_no_administrator_of_a_u
         ({"again": "something else"}, "password2"),
     ],
 )
-def test_what_is_wrong_with_a_new_account_stands_beside_the_field(ada, fields, wrong):
+def test_what_is_wrong_with_a_new_account_stands_beside_the_field(ada, make_user, fields, wrong):
+    known = [ada, make_user("Ädele")]
     response = join(invitation(), **fields)
     assert response.status_code == 422
     assert wrong in response.context["form"].errors
-    assert list(User.objects.all()) == [ada]
+    assert list(User.objects.order_by("pk")) == known
 
 
 def test_a_link_sets_a_new_password_once_and_ends_sessions(ada, root, as_user):
@@ -208,6 +210,59 @@ def test_7_4_logout_password_change_and_disabling_end_sessions(ada, root, as_use
     assert there.get("/runs/").status_code == 302
     assert Client().get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code == 401
     assert login(Client(), "ada", new)["Location"] == "/account/inactive/"
+
+
+def token_opens(token):
+    return Client().get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_new_password_ends_tokens_and_links_that_are_not_used(ada):
+    client = Client()
+    login(client, "ada")
+    token, link = Token.make(ada, "script"), OneTimeLink.make(OneTimeLink.Purpose.RESET, user=ada)
+    assert token_opens(token)
+    new = "another long password"
+    client.post(reverse("account_change_password"), {"oldpassword": PASSWORD, "password1": new, "password2": new})
+    assert not token_opens(token)
+    page = reverse("new_password", args=[link])
+    assert Client().get(page).status_code == 404
+    token, link = Token.make(ada, "script"), OneTimeLink.make(OneTimeLink.Purpose.RESET, user=ada)
+    page = reverse("new_password", args=[link])
+    assert Client().post(page, {"password1": PASSWORD, "password2": PASSWORD}).status_code == 302
+    assert not token_opens(token)
+
+
+def test_a_reset_link_does_not_undo_what_an_administrator_did_meanwhile(ada, monkeypatch):
+    secret = OneTimeLink.make(OneTimeLink.Purpose.RESET, user=ada)
+    find = OneTimeLink.find
+
+    def disabled_then(secret):
+        link = find(secret)
+        User.objects.filter(pk=ada.pk).update(is_active=False)  # after the row was read
+        return link
+
+    monkeypatch.setattr(OneTimeLink, "find", disabled_then)
+    page = reverse("new_password", args=[secret])
+    assert Client().post(page, {"password1": PASSWORD, "password2": PASSWORD}).status_code == 302
+    assert not User.objects.get(pk=ada.pk).is_active
+
+
+@pytest.mark.parametrize("order", ["user_disable", "user_role", "user_delete"])
+def test_invitations_end_with_the_role_of_who_made_them(order, root, make_user, as_user):
+    other = make_user("other", administrator=True)
+    as_user(other).post(reverse("user_invite"), {"role": "administrator"})
+    assert OneTimeLink.objects.count() == 1
+    as_user(root).post(reverse(order, args=[other.pk]), {"name": "other"})
+    assert OneTimeLink.objects.count() == 0
+
+
+def test_an_invitation_is_listed_and_withdrawn(root, as_user):
+    client = as_user(root)
+    client.post(reverse("user_invite"), {"role": "administrator"})
+    (link,) = client.get("/users/").context["invitations"]
+    assert (link.made_by, link.for_administrator) == (root, True)
+    client.post(reverse("invitation_withdraw", args=[link.pk]))
+    assert OneTimeLink.objects.count() == 0
 
 
 @pytest.mark.usefixtures("ada")

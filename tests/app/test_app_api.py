@@ -119,6 +119,20 @@ def test_a_picture_that_is_none_is_named_and_nothing_is_kept(ask, trained, ada):
     assert not ada.pictures.exists()
 
 
+def test_changes_are_made_together_or_not_at_all(ask, make_run, ada):
+    run = make_run(ada, status="finished")
+    refused = ask("patch", f"/runs/{run.pk}", {"name": "   ", "shared_with_all": True, "archived": True})
+    assert refused.status_code == 409
+    run.refresh_from_db()
+    assert (run.shared_with_all, run.archived) == (False, False)
+    assert ask("patch", f"/runs/{run.pk}", {"archived": True}).status_code == 200
+
+
+def test_half_a_surrogate_pair_is_no_text(ask):
+    config = {**QUICK, "data": {"classes": ["\ud800"]}}
+    assert ask("post", "/runs", {"config": config}).status_code == 422
+
+
 def test_an_unfinished_run_has_no_model(ask, make_run, ada):
     assert ask("get", f"/runs/{make_run(ada, status='running').pk}/model").status_code == 409
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 from PIL import Image
 
-from normjax.app import data_sets
+from normjax.app import data_sets, pictures
 from normjax.app.models import DataSet, Picture
 from normjax.app.pictures import clean_picture, keep_picture
 from normjax.errors import UserError
@@ -52,6 +53,8 @@ def test_grey_stays_grey_and_sixteen_bits_are_scaled():
     grey = COLOURS[..., 0]
     np.testing.assert_array_equal(cleaned(png(grey)), grey)
     np.testing.assert_array_equal(cleaned(png(grey.astype(np.uint16) * 257)), grey)
+    levels = np.arange(0, 65536, 16, np.uint16).reshape(64, 64)
+    np.testing.assert_array_equal(cleaned(png(levels)), np.round(levels / 257).astype(np.uint8))
 
 
 def test_5_2_1_a_large_file_is_refused(settings):
@@ -244,6 +247,50 @@ def test_5_2_4_a_data_set_has_bounds(ada, data_set, settings):
     settings.MAX_DATA_SETS = 1
     with pytest.raises(UserError, match="You have 1 data sets"):
         data_sets.create(ada, "another")
+
+
+def test_a_data_set_has_so_many_classes_and_no_more(data_set, settings):
+    settings.MAX_CLASSES = 2
+    with pytest.raises(UserError, match="2 classes at most"):
+        data_sets.add_picture(data_set, "third", upload(png(COLOURS)))
+    data_sets.add_picture(data_set, "dark", upload(png(COLOURS)))
+    data_set.refresh_from_db()
+    assert data_set.pictures == 5
+
+
+def test_kept_pictures_have_room_for_so_many_bytes(ada, picture, settings):
+    settings.MAX_PICTURES_BYTES = picture.bytes
+    with pytest.raises(UserError, match="remove some first"):
+        keep_picture(ada, upload(png(COLOURS)))
+
+
+def test_few_pictures_are_decoded_at_a_time(monkeypatch):
+    # Many large ones at once were more memory than the machine has.
+    running, most, lock = 0, 0, threading.Lock()
+    pixels = pictures._pixels
+
+    def counted(image):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.02)
+        with lock:
+            running -= 1
+        return pixels(image)
+
+    monkeypatch.setattr(pictures, "_pixels", counted)
+    threads = [threading.Thread(target=clean_picture, args=(upload(png(COLOURS)),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+
+
+def test_a_picture_whose_file_is_gone_is_not_found(ada, as_user, picture):
+    picture.file.unlink()
+    assert as_user(ada).get(reverse("picture", args=[picture.pk])).status_code == 404
 
 
 def test_a_picture_that_cannot_be_written_is_not_counted(data_set, monkeypatch):

@@ -13,6 +13,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from app_cases import digit_png, sent
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image
@@ -20,7 +21,7 @@ from sklearn.datasets import load_digits
 
 from normjax.app import run_facts
 from normjax.app.housekeeping import PICTURE_LIFE, tidy_up
-from normjax.app.models import Picture
+from normjax.app.models import Picture, Run, Token
 from normjax.app.recognition.client import Recogniser, RecognitionError, recogniser
 from normjax.data import load_dataset
 from normjax.errors import UserError
@@ -59,7 +60,7 @@ def test_several_networks_answer_side_by_side_and_as_csv(ada, as_user, trained, 
     client = as_user(ada)
     page = recognise(client, [trained, second], sent("a.png", digit_png(3)), sent("=b.png", digit_png(4)))
     assert [[answer["run"].name for answer in row["answers"]] for row in page.context["rows"]] == [
-        ["=second", "trained"]
+        ["trained", "=second"]  # as they were asked for
     ] * 2
     table = list(csv.DictReader(io.StringIO(client.get(page.context["csv"]).content.decode())))
     assert len(table) == 2 * 2 * 5
@@ -67,7 +68,7 @@ def test_several_networks_answer_side_by_side_and_as_csv(ada, as_user, trained, 
     assert {row["picture"] for row in table} == {"a.png", "'=b.png"}
     assert {row["network"] for row in table} == {"trained", "'=second"}
     shares = [float(row["probability"]) for row in table if row["picture"] == "a.png" and row["network"] == "trained"]
-    first = page.context["rows"][0]["answers"][1]["predictions"]
+    first = page.context["rows"][0]["answers"][0]["predictions"]
     np.testing.assert_allclose(shares, [guess["probability"] for guess in first], atol=1e-6)
 
 
@@ -78,6 +79,27 @@ def test_networks_and_pictures_of_others_are_left_out(ada, bob, as_user, trained
     answer = client.post(reverse("recognise"), {"run": trained.pk, "pictures": sent("a.png", digit_png())})
     assert trained.pk not in answer["Location"]
     assert ada.pk != bob.pk
+
+
+def test_a_network_that_was_asked_for_answers_or_none_does(ada, as_user, trained, make_run):
+    make_run(ada, name="another").directory.joinpath("checkpoints").mkdir(parents=True)
+    Run.objects.filter(pk=trained.pk).update(archived=True)
+    page = as_user(ada).get(reverse("recognise"), {"run": trained.pk}).context
+    assert page["chosen_ids"] == {trained.pk}  # an archived one was replaced by the newest without a word
+    assert trained in page["runs"]
+    assert as_user(ada).get(reverse("recognise"), {"run": "unknown"}).context["chosen_ids"] == set()
+
+
+def test_of_many_classes_the_matrix_is_not_made(ada, as_user, trained, monkeypatch):
+    known = {"step": 1, "classes": [f"c{i}" for i in range(2000)], "labels": [0, 1, 1], "predicted": [0, 1, 0]}
+    monkeypatch.setattr(run_facts, "answers", lambda *_: known)
+    context = as_user(ada).get(reverse("run_confusion", args=[trained.pk])).context
+    assert context["accuracy"] == 2 / 3
+    rows = [(row["total"], row["right"], row["cells"]) for row in context["rows"][:3]]
+    assert rows == [(1, 1, []), (2, 0.5, []), (0, 0, [])]
+    token = Token.make(ada, "script")
+    answer = Client().get(f"/api/v1/runs/{trained.pk}/confusion", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 409
 
 
 def test_the_confusion_matrix_counts_the_test_set_and_its_cells_open_their_pictures(ada, as_user, trained):
@@ -149,11 +171,11 @@ def test_a_run_without_a_checkpoint_says_so(ada, as_user, make_run):
 
 def test_a_recogniser_that_is_killed_serves_the_next_request(trained, picture):
     asked = {"files": [str(picture.file)], "top": 1}
-    first = recogniser().ask("predict", trained.directory, **asked)
+    first = recogniser().ask("predict", trained.directory, 1, **asked)
     pid = recogniser().pid
     os.kill(pid, signal.SIGKILL)
     recogniser()._process.wait()
-    assert recogniser().ask("predict", trained.directory, **asked) == first
+    assert recogniser().ask("predict", trained.directory, 1, **asked) == first
     assert recogniser().pid != pid
 
 
@@ -168,14 +190,14 @@ def test_one_killed_while_it_works_fails_one_request_and_not_the_next(trained, p
     with monkeypatch.context() as fault:
         fault.setattr(own, "_line", killed)
         with pytest.raises(RecognitionError, match="ended"):
-            own.ask("predict", trained.directory, files=[str(picture.file)], top=1)
-    assert len(own.ask("predict", trained.directory, files=[str(picture.file)], top=1)) == 1
+            own.ask("predict", trained.directory, 1, files=[str(picture.file)], top=1)
+    assert len(own.ask("predict", trained.directory, 1, files=[str(picture.file)], top=1)) == 1
 
 
 def test_a_request_that_takes_too_long_is_ended(trained, tmp_path):
     slow = Recogniser(tmp_path / "log", timeout=0.01)  # shorter than the start of the process
     with pytest.raises(RecognitionError, match="timeout"):
-        slow.ask("predict", trained.directory, files=[], top=1)
+        slow.ask("predict", trained.directory, 1, files=[], top=1)
     assert slow.pid is None
 
 
@@ -189,35 +211,52 @@ def test_no_more_wait_than_there_is_room_for(trained, tmp_path, monkeypatch):
         return {"ok": 1}
 
     monkeypatch.setattr(own, "_exchange", exchange)
-    threads = [threading.Thread(target=own.ask, args=("predict", trained.directory)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
+    threads = []
+
+    def ask(user):
+        threads.append(threading.Thread(target=own.ask, args=("predict", trained.directory, user)))
+        threads[-1].start()
+        while own._open.total() < len(threads):
+            threading.Event().wait(0.001)
+
+    for _ in range(3):
+        ask(1)
     assert begun.acquire(timeout=30)
-    while own._room._value:
-        threading.Event().wait(0.001)
+    with pytest.raises(RecognitionError, match="busy"):  # one user leaves room for others
+        own.ask("predict", trained.directory, 1)
+    for user in (2, 2, 2, 3, 3):
+        ask(user)
     with pytest.raises(RecognitionError, match="busy"):
-        own.ask("predict", trained.directory)
+        own.ask("predict", trained.directory, 4)
     go_on.set()
     for thread in threads:
         thread.join()
-    assert own.ask("predict", trained.directory) == 1
+    assert own.ask("predict", trained.directory, 1) == 1
+    assert not own._open
+
+
+def test_nobody_waits_for_ever(trained, tmp_path, monkeypatch):
+    own = Recogniser(tmp_path / "log", timeout=0.05)
+    monkeypatch.setattr(own, "_exchange", lambda _request: pytest.fail("out of turn"))
+    with own._turn, pytest.raises(RecognitionError, match="busy"):
+        own.ask("predict", trained.directory, 1)
 
 
 def test_what_goes_wrong_is_told_without_paths(trained, settings):
     (trained.directory / "dataset.json").unlink()
     with pytest.raises(UserError) as told:
-        recogniser().ask("predict", trained.directory, files=[], top=1)
+        recogniser().ask("predict", trained.directory, 1, files=[], top=1)
     assert str(settings.HOME.path) not in str(told.value)
     assert "dataset.json is missing" in str(told.value)
 
 
 def test_answers_are_kept_until_the_network_changes(trained, monkeypatch):
-    first = run_facts.answers(trained)
+    first = run_facts.answers(trained, 1)
     with monkeypatch.context() as silent:
         silent.setattr(recogniser(), "ask", lambda *_, **__: pytest.fail("asked again"))
-        assert run_facts.answers(trained) == first
+        assert run_facts.answers(trained, 1) == first
     os.utime(trained.directory / "checkpoints", ns=(1, 1))  # as a new checkpoint does
-    assert run_facts.answers(trained)["stamp"] == 1
+    assert run_facts.answers(trained, 1)["stamp"] == 1
 
 
 def test_pictures_go_after_a_week(ada, picture, monkeypatch):

@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from app_cases import PASSWORD
 from django.conf import settings as django_settings
 from django.test import Client
 from django.urls import reverse
 
 import normjax.app
+from normjax.app.accounts import carries_login
 from normjax.app.body_limit import BodyLimit
 from normjax.app.home import Home
 from normjax.app.logs import OneLine
-from normjax.app.models import Run, Token
+from normjax.app.models import OneTimeLink, Run, Token
 from normjax.app.views import account
 from normjax.errors import UserError
 
@@ -48,7 +50,7 @@ def test_3_5_1_a_token_of_another_site_is_refused(ada, as_user):
     data = {"csrfmiddlewaretoken": token, "name": "script"}
     assert client.post("/account/tokens/", data, headers={"Origin": "https://evil.example"}).status_code == 403
     assert Token.objects.count() == 0
-    assert client.post("/account/tokens/", data, headers={"Origin": "http://testserver"}).status_code in (200, 400)
+    assert client.post("/account/tokens/", data, headers={"Origin": "http://testserver"}).status_code == 302
 
 
 @pytest.mark.parametrize(
@@ -145,12 +147,34 @@ def test_16_3_1_logins_and_denials_are_logged_without_secrets(ada, as_user, capl
         Client().post("/account/login/", {"login": "ada", "password": "wrong password"})
         client = as_user(ada)
         client.get("/users/")
-        page = client.post("/account/tokens/", {"name": "script"})
+        asked = client.post("/account/tokens/", {"name": "script"})
+        assert asked["Location"] == "/account/reauthenticate/?next=%2Faccount%2Ftokens%2F"  # a session is not enough
+        assert Token.objects.count() == 0
+        page = client.post(asked["Location"], {"password": PASSWORD, "next": "/account/tokens/"})
     text = "\n".join(record.getMessage() for record in caplog.records if record.name == "normjax.app.security")
     for event in ("login failed", "login user='ada'", "denied user='ada' path='/users/'", "token made"):
         assert event in text
     assert "wrong password" not in text
     assert page.context["new_token"] not in text
+
+
+def test_16_2_5_a_link_that_may_still_be_used_is_not_logged():
+    # Django logs the path of what it refuses, as of a password that is too short.
+    secret = OneTimeLink.make(OneTimeLink.Purpose.INVITATION)
+    for page in ("join", "new_password"):
+        path = reverse(page, args=[secret])
+        record = logging.makeLogRecord({"msg": "Unprocessable Entity: %s", "args": (path,)})
+        line = OneLine("%(message)s").format(record)
+        assert secret not in line
+        assert line.startswith(f"Unprocessable Entity: {path.removesuffix(f'{secret}/')}")
+
+
+def test_16_2_1_behind_a_proxy_the_address_is_that_of_the_client(settings, caplog):
+    settings.ALLAUTH_TRUSTED_PROXY_COUNT = 1
+    with caplog.at_level(logging.INFO, "normjax.app.security"):
+        forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+        Client().post("/account/login/", {"login": "ada", "password": "wrong password"}, headers=forwarded)
+    assert "address='203.0.113.9'" in caplog.text
 
 
 def test_13_3_1_the_key_is_made_at_the_first_start_for_its_owner_alone(tmp_path):
@@ -209,7 +233,7 @@ def test_only_our_own_pages_are_redirected_to():
 class TestBodies:
     """5.2.1: too much is refused before it is read, and while it is (check 14)."""
 
-    def ask(self, chunks, *, length=None, cookie=True):
+    def ask(self, chunks, *, length=None, known=True):
         read, sent = [], []
 
         async def application(_scope, receive, send):
@@ -231,9 +255,12 @@ class TestBodies:
         async def send(message):
             sent.append(message)
 
-        headers = [(b"cookie", b"sid=1")] if cookie else []
-        headers += [(b"content-length", str(length).encode())] if length is not None else []
-        limited = BodyLimit(application, most=100, anonymous=10, session_cookie="sid")
+        async def knows(_headers):
+            return known
+
+        chunked = (b"transfer-encoding", b"chunked")
+        headers = [(b"content-length", str(length).encode()) if length is not None else chunked]
+        limited = BodyLimit(application, most=100, anonymous=10, knows=knows)
         asyncio.run(limited({"type": "http", "headers": headers}, receive, send))
         return sent[0]["status"], read
 
@@ -251,8 +278,20 @@ class TestBodies:
         assert self.ask([60, 40], length=100) == (200, [60, 40])
 
     def test_a_stranger_may_send_less(self):
-        assert self.ask([11], cookie=False) == (413, [])
-        assert self.ask([10], cookie=False) == (200, [10])
+        assert self.ask([11], known=False) == (413, [])
+        assert self.ask([10], known=False) == (200, [10])
+        assert self.ask([11], length=11, known=False) == (413, [])
+
+    def test_a_stranger_is_known_by_no_header_that_he_made_up(self, ada, as_user):
+        cookie = as_user(ada).cookies[django_settings.SESSION_COOKIE_NAME].value
+        for headers, known in (
+            ({}, False),
+            ({b"cookie": b"normjax_session=x"}, False),
+            ({b"authorization": b"Bearer normjax_x"}, False),
+            ({b"cookie": f"a=b; {django_settings.SESSION_COOKIE_NAME}={cookie}".encode()}, True),
+            ({b"authorization": f"Bearer {Token.make(ada, 'script')}".encode()}, True),
+        ):
+            assert carries_login(headers) is known
 
 
 def test_no_page_of_tensorboard_is_served():

@@ -12,7 +12,7 @@ from app_cases import digit_png, sent
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from normjax.app.api import api
-from normjax.app.models import Token
+from normjax.app.models import OneTimeLink, Token
 
 pytest_plugins = ["app_fixtures"]
 
@@ -98,6 +98,7 @@ RULES = {
     "data_set_delete": OWN_ORDER,
     "users": FOR_ADMINISTRATORS,
     "user_invite": ADMINISTRATORS_ORDER,
+    "invitation_withdraw": ADMINISTRATORS_ORDER,
     "user_reset": ADMINISTRATORS_ORDER,
     "user_second_factor": ADMINISTRATORS_ORDER,
     "user_role": ADMINISTRATORS_ORDER,
@@ -173,12 +174,14 @@ def all_path_views() -> list:
 def things(trained, picture, data_set, ada, make_user):
     """What the addresses name, all of it ada's."""
     token = Token.objects.create(user=ada, name="script", digest="0")
+    OneTimeLink.make(OneTimeLink.Purpose.INVITATION)
     return {
         "run": trained.pk,
         "picture": picture.pk,
         "data_set": data_set.pk,
         "token": token.pk,
         "user": make_user("carol").pk,
+        "link": OneTimeLink.objects.get().pk,
         "session": 999,
         "secret": "unknown",
         "name": "config.json",
@@ -255,6 +258,14 @@ def test_a_shared_run_is_seen_and_not_changed(trained, ada, bob, as_user):
     trained.save()
     assert client.get(reverse("run", args=[trained.pk])).status_code == 200
     assert ada.pk != bob.pk
+
+
+def test_a_shared_pruning_does_not_name_the_private_run_that_it_was_made_of(ada, bob, make_run, as_user):
+    parent = make_run(ada, status="finished", name="secret plans")
+    pruned = make_run(ada, status="failed", kind="prune", parent=parent, shared_with_all=True)
+    page = reverse("run_log", args=[pruned.pk])
+    assert "secret plans" in as_user(ada).get(page).content.decode()
+    assert "secret plans" not in as_user(bob).get(page).content.decode()
 
 
 def test_an_administrator_without_a_second_factor_reaches_only_its_setup(make_user, as_user):

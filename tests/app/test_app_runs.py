@@ -1,17 +1,19 @@
 """The form of a training, what a user may order, and the bounds of both (check 23)."""
 
 import json
+import os
 import shutil
 
 import pytest
 from app_cases import QUICK, files_below
 from django.urls import reverse
 
+from normjax.app import data_sets
 from normjax.app.choices import choices, tfds_data_sets
 from normjax.app.config_form import RefusedError, check_pruning, leaves, make_form, read_form
 from normjax.app.jobs import orders
 from normjax.app.jobs.commands import command
-from normjax.app.models import Run
+from normjax.app.models import Run, User
 from normjax.errors import UserError
 from normjax.pruning.config import PruneConfig
 from normjax.training.config import DataConfig, ModelConfig, NormConfig, TrainConfig
@@ -78,6 +80,10 @@ def test_every_field_of_the_config_is_in_the_form(ada):
         ("data.name", "\x00", "no such data set"),
         ("micro_batches", "7", "does not divide"),
         ("run.threads", "100", "use 8 at most"),
+        # Numbers beyond the floats, and brackets beyond the stack, were errors of the server.
+        ("batch_size", "1" + "0" * 400, "1000000000"),
+        ("run.log_every", "1" + "0" * 400, "use 1000000 at most"),
+        ("norm.options", "epsilon=" + "[" * 50_000, "is not a number"),
         ("weight_norm.initialize_from", "64", "sets scales"),
         ("proximal.strength", "0.5", "needs a penalty"),
     ],
@@ -211,6 +217,61 @@ def test_sharing_is_all_or_nothing(ada, bob, make_run):
     assert (run.shared_with_all, run.shared_with.count()) == (False, 0)
     orders.share(run, with_all=False, names=["bob", ""])
     assert list(run.shared_with.all()) == [bob]
+
+
+def test_a_run_can_be_shared_anew_when_one_who_saw_it_was_disabled(ada, bob, make_run):
+    run = make_run(ada, status="finished")
+    orders.share(run, names=["bob"])
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    orders.share(run, with_all=True)
+    orders.share(run, names=["bob"])
+    assert list(run.shared_with.all()) == [bob]
+    other = make_run(ada, status="finished")
+    with pytest.raises(UserError, match="There is no user bob"):
+        orders.share(other, names=["bob"])
+
+
+def test_what_is_wrong_with_a_name_or_a_share_stands_beside_the_field_and_is_not_lost(ada, make_run, as_user):
+    run, client = make_run(ada, status="finished"), as_user(ada)
+    page = client.post(reverse("run_share", args=[run.pk]), {"names": "nobody, x", "with_all": "on"})
+    text = page.content.decode()
+    assert (page.status_code, page.context["share_error"]) == (422, "There is no user nobody.")
+    assert 'value="nobody, x"' in text
+    assert 'id="names_error"' in text
+    page = client.post(reverse("run_rename", args=[run.pk]), {"name": "x" * 81})
+    assert (page.status_code, page.context["name_sent"]) == (422, "x" * 81)
+    run.refresh_from_db()
+    assert (run.name, run.shared_with_all) == ("a run", False)
+
+
+def test_files_that_vanish_while_they_are_counted_are_not_counted(trained, monkeypatch):
+    # A training removes old checkpoints while another is queued.
+    stat, whole = os.stat, orders.size_of(trained)
+    assert whole > 10_000
+
+    def gone(path, *args, **options):
+        if str(path).endswith("summary.json"):
+            raise FileNotFoundError
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", gone)
+    assert 0 < orders.size_of(trained) < whole
+
+
+def test_a_pruning_holds_the_data_set_of_its_parent(ada, trained, data_set):
+    Run.objects.filter(pk=trained.pk).update(data_set=data_set)
+    trained.refresh_from_db()
+    orders.submit_pruning(ada, trained, PruneConfig(max_drop=0.1))
+    with pytest.raises(UserError, match="A run is using this data set"):
+        data_sets.delete(data_set)
+
+
+def test_a_clone_of_a_run_on_data_of_another_asks_for_data(ada, bob, make_run, as_user):
+    config = TrainConfig.model_validate({**QUICK, "data": {"name": "folder", "image_size": 8}})
+    run = make_run(bob, config=config.model_dump(mode="json"), shared_with_all=True)
+    fields = {field.name: field for field in as_user(ada).get(reverse("run_new"), {"from": run.pk}).context["form"]}
+    assert fields["data.name"].choices[0] == ("", "")  # a browser would choose the digits without a word
+    assert "choose another" in fields["data.name"].error
 
 
 def test_only_finished_trainings_are_made_smaller(ada, make_run, trained):

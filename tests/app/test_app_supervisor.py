@@ -170,6 +170,15 @@ def test_a_failed_job_tells_why_without_the_directories_of_the_machine(job, boss
     assert run.message == "the data are not there, in …/run"
 
 
+def test_a_job_that_cannot_start_tells_why_in_the_language_of_the_page(boss, make_run, as_user, ada):
+    run = make_run(ada, kind="fold")  # of a parent that is gone
+    look_until(boss, run, "failed")
+    client = as_user(ada)
+    assert "The run that this one is made from was deleted." in client.get(f"/runs/{run.pk}/").content.decode()
+    client.post("/language/", {"language": "zh-hans"})
+    assert "其来源训练已被删除。" in client.get(f"/runs/{run.pk}/").content.decode()
+
+
 def test_a_job_that_vanishes_is_interrupted_and_goes_on_when_asked(job, boss):
     run = job(DIES)
     look_until(boss, run, "interrupted")

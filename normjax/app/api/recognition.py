@@ -1,5 +1,7 @@
 """Recognition, by the API."""
 
+from pathlib import Path as FilePath
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from django.conf import settings
@@ -11,8 +13,7 @@ from pydantic import Field
 
 from normjax.app import models
 from normjax.app.api.schemas import PROBLEMS, Answer
-from normjax.app.housekeeping import remove_picture
-from normjax.app.pictures import keep_picture, shown_name
+from normjax.app.pictures import clean_picture, shown_name, write_whole
 from normjax.app.recognition.client import recogniser
 from normjax.errors import UserError
 
@@ -29,18 +30,15 @@ def recognise(
     """What each network says to each picture. The pictures are not kept."""
     user: Any = request.user
     networks = [get_object_or_404(models.Run.objects.visible_to(user), pk=run) for run in runs]
-    kept: list[models.Picture] = []
-    try:
-        for number, file in enumerate(pictures):
+    with TemporaryDirectory(dir=settings.HOME.pictures) as folder:
+        files = [FilePath(folder) / f"{number}.png" for number in range(len(pictures))]
+        for number, (file, sent) in enumerate(zip(files, pictures, strict=True)):
             try:
-                kept.append(keep_picture(user, file))
+                write_whole(file, clean_picture(sent))
             except UserError as error:
                 raise ValidationError([{"loc": ["file", "pictures", number], "msg": str(error)}]) from error
-        files = [str(picture.file) for picture in kept]
-        told = [recogniser().ask("predict", run.directory, files=files, top=top) for run in networks]
-    finally:
-        for picture in kept:
-            remove_picture(picture)
+        words = {"files": [str(file) for file in files], "top": top}
+        told = [recogniser().ask("predict", run.directory, user.pk, **words) for run in networks]
     return [
         {"picture": shown_name(file.name), "run": run.pk, "predictions": rows[number]}
         for number, file in enumerate(pictures)

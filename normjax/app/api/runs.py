@@ -3,6 +3,8 @@
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from django.conf import settings
+from django.db import transaction
 from django.http import FileResponse, Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -75,17 +77,12 @@ def read(request: HttpRequest, run: Id) -> Any:
 def change(request: HttpRequest, run: Id, changes: ChangedRun) -> Any:
     """Renames, archives or shares a run."""
     own = _own(request, run)
-    if changes.shared_with is not None or changes.shared_with_all is not None:
-        names = changes.shared_with
-        orders.share(
-            own,
-            with_all=own.shared_with_all if changes.shared_with_all is None else changes.shared_with_all,
-            names=own.shared_with.values_list("username", flat=True) if names is None else names,
-        )
-    if changes.name is not None:
-        orders.rename(own, changes.name)
-    if changes.archived is not None:
-        models.Run.objects.filter(pk=own.pk).update(archived=changes.archived)
+    with transaction.atomic():  # all of it or nothing
+        orders.share(own, with_all=changes.shared_with_all, names=changes.shared_with)
+        if changes.name is not None:
+            orders.rename(own, changes.name)
+        if changes.archived is not None:
+            models.Run.objects.filter(pk=own.pk).update(archived=changes.archived)
     return _told(_own(request, run))
 
 
@@ -140,7 +137,9 @@ def log(request: HttpRequest, run: Id) -> Any:
 @router.get("/{run}/confusion", response={200: Confusion, **PROBLEMS})
 def confusion(request: HttpRequest, run: Id) -> Any:
     """The confusion matrix on the test set."""
-    known = run_facts.answers(_visible(request, run))
+    known = run_facts.answers(_visible(request, run), _user(request))
+    if len(known["classes"]) > settings.MAX_CLASSES:
+        raise UserError(f"The matrix of more than {settings.MAX_CLASSES} classes is not told.")
     counts = np.zeros((len(known["classes"]),) * 2, int)
     np.add.at(counts, (known["labels"], known["predicted"]), 1)
     return {"step": known["step"], "classes": known["classes"], "counts": counts.tolist()}
@@ -150,13 +149,13 @@ def confusion(request: HttpRequest, run: Id) -> Any:
 def activations(request: HttpRequest, run: Id) -> Any:
     """What each norm does to the activations."""
     shown = _visible(request, run)
-    return recogniser().ask("activations", shown.directory, data_dir=run_facts.data_dir(shown))
+    return recogniser().ask("activations", shown.directory, _user(request), data_dir=run_facts.data_dir(shown))
 
 
 @router.get("/{run}/model", response={200: list[ModelFile], **PROBLEMS})
 def model(request: HttpRequest, run: Id) -> Any:
     """The files of the network, which ``normjax predict DIRECTORY PICTURE`` loads when they lie in one directory."""
-    directory = exported(_visible(request, run))
+    directory = exported(_visible(request, run), _user(request))
     return [
         {
             "name": name,
@@ -180,8 +179,13 @@ def model_file(request: HttpRequest, run: Id, name: Annotated[str, Path(max_leng
     """A file of the network: config.json, dataset.json, model.safetensors or SHA256SUMS."""
     if name not in FILES:
         raise Http404
-    file = (exported(_visible(request, run)) / name).open("rb")
+    file = (exported(_visible(request, run), _user(request)) / name).open("rb")
     return FileResponse(file, as_attachment=True, filename=name, content_type="application/octet-stream")
+
+
+def _user(request: HttpRequest) -> int:
+    user: Any = request.user
+    return user.pk
 
 
 def _visible(request: HttpRequest, run: str) -> models.Run:

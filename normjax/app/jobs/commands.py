@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from normjax.app.models import Run
 from normjax.errors import UserError
+
+_PARENT_GONE = gettext_noop("The run that this one is made from was deleted.")
+_DATA_GONE = gettext_noop("The data set of this run was deleted.")
 
 
 def command(run: Run) -> list[str]:
@@ -29,7 +33,7 @@ def command(run: Run) -> list[str]:
             *_data(run),
         ]
     if run.parent is None:
-        raise UserError("the run that this one is made from was deleted.")
+        raise UserError(_PARENT_GONE)
     if run.kind == Run.Kind.FOLD:
         return [*words, "fold", str(run.parent.directory), "--output", str(folded(run)), "--json"]
     options = [
@@ -75,12 +79,12 @@ def data_directory(run: Run) -> Path | None:
     origin = run
     while origin.kind != Run.Kind.TRAIN:
         if origin.parent is None:
-            raise UserError("the run that this one is made from was deleted.")
+            raise UserError(_PARENT_GONE)
         origin = origin.parent
     if origin.config["data"]["name"] != "folder":
         return settings.DATA_DIR
     if origin.data_set is None:
-        raise UserError("the data set of this run was deleted.")
+        raise UserError(_DATA_GONE)
     return origin.data_set.path
 
 

@@ -1,11 +1,14 @@
 """What a user may order: submit, stop, resume, clone, share, archive, delete. Pages and API both come here."""
 
+import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -57,8 +60,9 @@ def resume(run: Run) -> None:
     Raises:
       UserError: it has not ended early, or the user has too many jobs.
     """
+    _require_space(run.owner)
     with transaction.atomic():
-        _require_room(run.owner)
+        _require_turn(run.owner)
         early = Run.objects.filter(pk=run.pk, status__in=(Status.STOPPED, Status.INTERRUPTED, Status.FAILED))
         if not early.update(status=Status.QUEUED, queued=timezone.now(), message="", ended=None):
             raise UserError(_("This run has not ended early, so it cannot go on."))
@@ -75,19 +79,28 @@ def rename(run: Run, name: str) -> None:
     Run.objects.filter(pk=run.pk).update(name=name.strip())
 
 
-def share(run: Run, *, with_all: bool, names: Iterable[str]) -> None:
+def share(run: Run, *, with_all: bool | None = None, names: Iterable[str] | None = None) -> None:
     """Lets others see a run, its pictures of the test set and its model; only its owner changes it.
+
+    Args:
+      run: the run.
+      with_all: whether every user sees it; None: as it is.
+      names: the users who see it besides; None: as they are.
 
     Raises:
       UserError: there is no such user; nothing is shared then.
     """
-    wanted = {name for name in names if name}
-    users = list(User.objects.filter(username__in=wanted, is_active=True))
-    if unknown := sorted(wanted - {user.username for user in users}):
-        raise UserError(_("There is no user %(name)s.") % {"name": unknown[0][:150]})
     with transaction.atomic():
-        Run.objects.filter(pk=run.pk).update(shared_with_all=with_all)
-        run.shared_with.set(users)
+        if with_all is not None:
+            Run.objects.filter(pk=run.pk).update(shared_with_all=with_all)
+        if names is not None:
+            wanted = {name for name in names if name}
+            # Whoever was disabled since it was shared with him stays: the rest can be changed nevertheless.
+            may = Q(is_active=True) | Q(runs_shared_with=run)
+            users = list(User.objects.filter(may, username__in=wanted).distinct())
+            if unknown := sorted(wanted - {user.username for user in users}):
+                raise UserError(_("There is no user %(name)s.") % {"name": unknown[0][:150]})
+            run.shared_with.set(users)
 
 
 def delete(run: Run) -> None:
@@ -110,26 +123,37 @@ def delete(run: Run) -> None:
 
 def size_of(run: Run) -> int:
     """Bytes of all files of a run."""
-    return sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    total = 0
+    for folder, _folders, files in os.walk(run.path):
+        for file in files:
+            with suppress(FileNotFoundError):  # a training removes old checkpoints meanwhile
+                total += os.stat(f"{folder}/{file}").st_size
+    return total
 
 
 def _of(user: User, parent: Run, kind: Any, what: str, config: dict[str, Any]) -> Run:
-    return Run(owner=user, name=f"{parent.name[:60]} · {what}", kind=kind, parent=parent, config=config)
+    name = f"{parent.name[:60]} · {what}"
+    return Run(owner=user, name=name, kind=kind, parent=parent, config=config, data_set=parent.data_set)
 
 
 def _submit(run: Run) -> Run:
+    _require_space(run.owner)
     with transaction.atomic():
-        _require_room(run.owner)
+        _require_turn(run.owner)
         run.save(force_insert=True)
     return run
 
 
-def _require_room(user: User) -> None:
+def _require_turn(user: User) -> None:
     if Run.objects.owned_by(user).active().count() >= settings.MAX_JOBS_PER_USER:
         raise UserError(
             _("You have %(most)d runs queued or running; wait until one ends, or stop one.")
             % {"most": settings.MAX_JOBS_PER_USER}
         )
+
+
+def _require_space(user: User) -> None:
+    """Before a transaction: it looks at all files, and others wait for a transaction."""
     if sum(map(size_of, Run.objects.owned_by(user))) > settings.MAX_RUN_BYTES:
         raise UserError(
             _("Your runs take more than %(most)d GiB; delete some first.") % {"most": settings.MAX_RUN_BYTES // 2**30}

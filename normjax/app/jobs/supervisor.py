@@ -10,7 +10,9 @@ from typing import Any, TextIO
 from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
+from normjax.app.complaints import without_paths
 from normjax.app.housekeeping import tidy_up
 from normjax.app.jobs import processes
 from normjax.app.jobs.commands import command, output_file, result
@@ -20,6 +22,7 @@ from normjax.errors import UserError
 _log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two looks
 _TIDY_EVERY = 3600.0
+_ENDED = gettext_noop("It ended before its time; its log may tell why.")
 
 
 class Supervisor:
@@ -98,7 +101,7 @@ class Supervisor:
                 draft.replace(run.path / "config.json")
             child = processes.start(command(run), run.path, output_file(run), run.log)
         except (OSError, UserError) as error:
-            self._conclude(run, Status.FAILED, f"it could not be started: {error}")
+            self._conclude(run, Status.FAILED, without_paths(str(error)))
             return
         self._children[run.pk] = child
         Run.objects.filter(pk=run.pk).update(pid=child.pid)
@@ -141,7 +144,7 @@ class Supervisor:
         elif complaint := _complaint(run):
             self._conclude(run, Status.FAILED, complaint)
         elif code is not None and code > 0:
-            self._conclude(run, Status.FAILED, f"it ended with status {code}; its log may tell why.")
+            self._conclude(run, Status.FAILED, _ENDED)
         else:
             self._conclude(run, Status.INTERRUPTED)
 
@@ -164,4 +167,4 @@ def _complaint(run: Run) -> str:
         return ""
     last = next((line for line in reversed(tail) if line.strip()), "")
     told = last.removeprefix("normjax: error: ")
-    return told.replace(str(run.path), "…") if told != last else ""
+    return without_paths(told) if told != last else ""

@@ -8,16 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
+from normjax.app.complaints import without_paths
 from normjax.app.home import VARIABLE
 from normjax.errors import UserError
 
 _TIMEOUT = 120.0  # seconds of a request, the loading of networks and data included
-_WAITING = 8  # requests that may wait for their turn
+_WAITING = 8  # requests at a time, that which is answered included
+_OF_A_USER = 3  # of these
 
 
 class RecognitionError(Exception):
@@ -34,7 +40,8 @@ class Recogniser:
 
     def __init__(self, log: Path, timeout: float = _TIMEOUT):
         self._log, self._timeout = log, timeout
-        self._turn, self._room = threading.Lock(), threading.BoundedSemaphore(_WAITING)
+        self._turn, self._counting = threading.Lock(), threading.Lock()
+        self._open: Counter[int] = Counter()  # requests of each user
         self._process: subprocess.Popen | None = None
         self._unread = b""
 
@@ -43,30 +50,45 @@ class Recogniser:
         """Of the process, where there is one."""
         return self._process.pid if self._process else None
 
-    def ask(self, do: str, run: Path, **arguments: Any) -> Any:
+    def ask(self, do: str, run: Path, user: int, **arguments: Any) -> Any:
         """What a request gives.
 
         Args:
           do: what, as ``worker.answer`` knows it.
           run: the run directory.
+          user: who asks: nobody takes all places.
           **arguments: of the request, plain data.
 
         Raises:
           UserError: it cannot be done; the message says why, without paths.
           RecognitionError: there was no answer.
         """
-        if not self._room.acquire(blocking=False):
-            raise RecognitionError("busy")
-        try:
-            with self._turn:
+        with self._place(user):
+            if not self._turn.acquire(timeout=self._timeout):
+                raise RecognitionError("busy")
+            try:
                 told = self._exchange({"do": do, "run": str(run), **arguments})
-        finally:
-            self._room.release()
+            finally:
+                self._turn.release()
         if "error" in told:
-            raise UserError(told["error"].replace(str(run), "the run").replace(str(settings.HOME.path), "…"))
+            raise UserError(_(without_paths(told["error"])))
         if "fault" in told:
             raise RecognitionError(told["fault"])
         return told["ok"]
+
+    @contextmanager
+    def _place(self, user: int) -> Iterator[None]:
+        """One of the few places, for as long as a request waits and is answered."""
+        with self._counting:
+            if self._open.total() >= _WAITING or self._open[user] >= _OF_A_USER:
+                raise RecognitionError("busy")
+            self._open[user] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._open[user] -= 1
+                self._open += Counter()  # forgets those without a request
 
     def close(self) -> None:
         """Ends the process."""

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
+from normjax.app.recognition.messages import NO_LAYERS, OTHER_CLASSES
 from normjax.data import Source, load_dataset
 from normjax.errors import UserError
 from normjax.linen.factory import NORMS
@@ -84,7 +85,7 @@ class Network:
         """
         model = self.predictor.model
         if not isinstance(model, nn.Module):
-            raise UserError("a pruned network is a program of its own, whose layers cannot be looked into.")
+            raise UserError(NO_LAYERS)
         source = self._test_set(data_dir)
         pixels, _ = self._read(source, np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int))
         seen: list[dict[str, Any]] = []
@@ -123,7 +124,7 @@ class Network:
         options = config.data.model_copy(update={"mean": info.mean, "std": info.std})
         dataset = load_dataset(options, seed=config.seed, data_dir=data_dir, test_only=True)
         if dataset.info.classes != info.classes:
-            raise UserError(f"the data set {info.name} has other classes now than when the network was trained.")
+            raise UserError(OTHER_CLASSES)
         self._prepare = dataset.prepare
         return dataset.test
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from normjax.app.recognition.messages import NO_CHECKPOINT
 from normjax.errors import UserError
 
 MAX_NETWORKS = 6
@@ -29,7 +30,7 @@ class Networks:
 
         checkpoints = Path(path) / "checkpoints"
         if not checkpoints.is_dir():
-            raise UserError("the run has no checkpoint yet.")
+            raise UserError(NO_CHECKPOINT)
         key = (path, checkpoints.stat().st_mtime_ns)
         if key not in self._loaded:
             self._loaded[key] = Network(Path(path))

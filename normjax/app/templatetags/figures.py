@@ -1,5 +1,6 @@
 """Numbers as people read them."""
 
+import math
 from typing import Any
 
 from django import template
@@ -55,7 +56,8 @@ def size(count: float | None) -> str:
 @register.filter
 def share_of(value: float, largest: float) -> int:
     """The part of a bar, of 100."""
-    return round(100 * value / largest)
+    share = value / largest
+    return round(100 * share) if math.isfinite(share) else 0
 
 
 @register.filter

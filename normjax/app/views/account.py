@@ -1,5 +1,6 @@
 """The user's own account: sessions, tokens, and the way to password and second factor."""
 
+from allauth.account.decorators import reauthentication_required
 from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.contrib import messages
@@ -41,8 +42,9 @@ def sessions_end(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@reauthentication_required
 def token_new(request: HttpRequest) -> HttpResponse:
-    """Makes a token and shows it, this once."""
+    """Makes a token and shows it, this once; an open session is not enough for it."""
     user: User = request.user
     name = request.POST.get("name", "").strip()
     error = ""

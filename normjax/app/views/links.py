@@ -62,8 +62,8 @@ class JoinForm(PasswordForm):
 
     def clean_username(self) -> str:
         name = User.normalize_username(self.cleaned_data["username"])
-        # Without regard to case: Ada and ada would be taken for each other.
-        if User.objects.filter(username__iexact=name).exists():
+        # Without regard to case: Ada and ada would be taken for each other. The database knows that of ASCII alone.
+        if name.casefold() in map(str.casefold, User.objects.values_list("username", flat=True)):
             raise forms.ValidationError(_("This name is taken."))
         self.user.username = name
         return name
@@ -95,15 +95,28 @@ def _by_link(request: HttpRequest, secret: str, purpose: Any) -> HttpResponse:
     user = link.user or User(is_staff=link.for_administrator)
     form_class = PasswordForm if link.user else JoinForm
     form = form_class(request.POST if request.method == "POST" else None, user=user)
-    if request.method == "POST" and form.is_valid():
-        with transaction.atomic():
-            # Whoever removes the link has it: of two at once, one.
-            if not OneTimeLink.objects.filter(pk=link.pk).delete()[0]:
-                return redirect(request.path)
-            user.set_password(form.cleaned_data["password1"])
-            user.save()
-        security("password set by link" if link.user else "user joined", user=user.username, role=user.is_staff)
-        messages.success(request, _("Done. Now log in with your new password."))
-        return redirect("account_login")
+    if form.is_bound:
+        with transaction.atomic():  # of two with one name or one link, the second one sees the first
+            done = form.is_valid() and _use(link, user, form.cleaned_data["password1"])
+        if done:
+            security("password set by link" if link.user else "user joined", user=user.username, role=user.is_staff)
+            messages.success(request, _("Done. Now log in with your new password."))
+            return redirect("account_login")
+        if form.is_valid():
+            return redirect(request.path)  # which says that the link was used
     context = {"form": form, "link": link, "joins": link.user is None}
     return render(request, "app/join.html", context, status=422 if form.is_bound else 200)
+
+
+def _use(link: OneTimeLink, user: User, password: str) -> bool:
+    """Whether the link was still there to be used."""
+    if not OneTimeLink.objects.filter(pk=link.pk).delete()[0]:
+        return False
+    user.set_password(password)
+    if link.user is None:
+        user.save(force_insert=True)
+    else:
+        # No more than that: an administrator may have changed the role or disabled the account meanwhile.
+        user.save(update_fields=["password"])
+        user.end_secrets()
+    return True

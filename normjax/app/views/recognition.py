@@ -5,7 +5,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.db.models import Case, When
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.http import urlencode
@@ -20,23 +21,25 @@ from normjax.app.views.common import visible_run, why_not
 from normjax.errors import UserError
 
 _MAX_RUNS = 8  # side by side
+_OFFERED = 200
 _TOP = 5
 
 
 @require_http_methods(["GET", "POST"])
 def recognise(request: HttpRequest) -> HttpResponse:
     """Choose networks and pictures, see the answers. Pictures are kept first, so that the page can be loaded again."""
-    runs = _networks(request)
     if request.method == "POST":
-        return _send(request, runs)
+        return _send(request)
     wanted = request.GET.getlist("run")[:_MAX_RUNS]
     pictures = _pictures(request)
-    chosen = [run for run in runs if run.pk in wanted]
-    answers, problems = _answers(pictures, chosen)
+    chosen = _chosen(request, wanted)
+    runs = list({run.pk: run for run in (*chosen, *_networks(request))}.values())
+    answers, problems = _answers(pictures, chosen, request.user.pk)
     context = {
         "runs": runs,
         "chosen": chosen,
-        "chosen_ids": {run.pk for run in chosen} or {run.pk for run in runs[:1]},
+        # Where networks were asked for by name, no other one answers in their place.
+        "chosen_ids": {run.pk for run in chosen} if wanted else {run.pk for run in runs[:1]},
         "rows": [{"picture": picture, "answers": row} for picture, row in zip(pictures, answers, strict=True)],
         "problems": problems,
         "earlier": Picture.objects.filter(owner=request.user)[:24],
@@ -50,8 +53,8 @@ def recognise(request: HttpRequest) -> HttpResponse:
 def recognise_csv(request: HttpRequest) -> HttpResponse:
     """The answers for all pictures as a table for other programs."""
     pictures = _pictures(request)
-    chosen = [run for run in _networks(request) if run.pk in request.GET.getlist("run")[:_MAX_RUNS]]
-    answers, problems = _answers(pictures, chosen)
+    chosen = _chosen(request, request.GET.getlist("run")[:_MAX_RUNS])
+    answers, problems = _answers(pictures, chosen, request.user.pk)
     if problems:
         return HttpResponse("\n".join(problems), status=409, content_type="text/plain")
     response = HttpResponse(content_type="text/csv; charset=utf-8")
@@ -72,7 +75,7 @@ def saliency(request: HttpRequest, picture: str, run: str) -> HttpResponse:
     shown = get_object_or_404(Picture, pk=picture, owner=request.user)
     network = visible_run(request, run)
     try:
-        looked = recogniser().ask("saliency", network.directory, file=str(shown.file))
+        looked = recogniser().ask("saliency", network.directory, request.user.pk, file=str(shown.file))
     except (UserError, RecognitionError) as error:
         context: dict[str, Any] = {"picture": shown, "run": network, "why": why_not(error)}
         return render(request, "app/saliency.html", context, status=200 if isinstance(error, UserError) else 503)
@@ -83,7 +86,10 @@ def saliency(request: HttpRequest, picture: str, run: str) -> HttpResponse:
 def picture(request: HttpRequest, picture: str) -> HttpResponse:
     """A picture of the user's own."""
     shown = get_object_or_404(Picture, pk=picture, owner=request.user)
-    return FileResponse(shown.file.open("rb"), content_type="image/png")
+    try:
+        return FileResponse(shown.file.open("rb"), content_type="image/png")
+    except FileNotFoundError as error:
+        raise Http404("the file is gone") from error
 
 
 @require_POST
@@ -94,8 +100,17 @@ def picture_delete(request: HttpRequest, picture: str) -> HttpResponse:
 
 
 def _networks(request: HttpRequest) -> list[Run]:
+    """Those that are offered: the user's own before what others share."""
     runs = Run.objects.visible_to(request.user).exclude(kind=Run.Kind.FOLD).filter(archived=False)
-    return [run for run in runs.select_related("owner")[:200] if run.has_network]
+    own_first = runs.select_related("owner").order_by(Case(When(owner=request.user, then=0), default=1), "-created")
+    return [run for run in own_first[:_OFFERED] if run.has_network]
+
+
+def _chosen(request: HttpRequest, wanted: list[str]) -> list[Run]:
+    """Those that were asked for, archived ones as well."""
+    runs = Run.objects.visible_to(request.user).exclude(kind=Run.Kind.FOLD).select_related("owner")
+    found = {run.pk: run for run in runs.filter(pk__in=wanted) if run.has_network}
+    return [found[pk] for pk in dict.fromkeys(wanted) if pk in found]
 
 
 def _pictures(request: HttpRequest) -> list[Picture]:
@@ -104,8 +119,8 @@ def _pictures(request: HttpRequest) -> list[Picture]:
     return [found[pk] for pk in dict.fromkeys(wanted) if pk in found]
 
 
-def _send(request: HttpRequest, runs: list[Run]) -> HttpResponse:
-    chosen = [pk for pk in request.POST.getlist("run") if pk in {run.pk for run in runs}][:_MAX_RUNS]
+def _send(request: HttpRequest) -> HttpResponse:
+    chosen = [run.pk for run in _chosen(request, request.POST.getlist("run")[:_MAX_RUNS])]
     files = request.FILES.getlist("pictures")
     kept = []
     for file in files[: settings.MAX_PICTURES_AT_ONCE]:
@@ -121,14 +136,14 @@ def _send(request: HttpRequest, runs: list[Run]) -> HttpResponse:
     return redirect(f"{reverse('recognise')}?{query}")
 
 
-def _answers(pictures: list[Picture], runs: list[Run]) -> tuple[list[list[dict[str, Any]]], list[str]]:
+def _answers(pictures: list[Picture], runs: list[Run], user: int) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """For each picture what each network says, and why some of them say nothing."""
     rows: list[list[dict[str, Any]]] = [[] for _picture in pictures]
     problems = []
     for run in runs if pictures else []:
         files = [str(picture.file) for picture in pictures]
         try:
-            told = recogniser().ask("predict", run.directory, files=files, top=_TOP)
+            told = recogniser().ask("predict", run.directory, user, files=files, top=_TOP)
         except (UserError, RecognitionError) as error:
             problems.append(f"{run.name}: {why_not(error)}")
             continue

@@ -30,42 +30,39 @@ def confusion(request: HttpRequest, run: str) -> HttpResponse:
     """Rows true, columns predicted, on the test set; each cell leads to its pictures."""
     shown = visible_run(request, run)
     try:
-        known = run_facts.answers(shown)
+        known = run_facts.answers(shown, request.user.pk)
     except (UserError, RecognitionError) as error:
         return not_computed(request, shown, "confusion", error)
-    classes = known["classes"]
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (known["labels"], known["predicted"]), 1)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    classes, labels, predicted = (np.asarray(known[name]) for name in ("classes", "labels", "predicted"))
+    totals = np.bincount(labels, minlength=len(classes))
+    right = np.bincount(labels[labels == predicted], minlength=len(classes))
+    cells = _cells(classes, labels, predicted, totals) if len(classes) <= _LARGEST else [[] for _class in classes]
     context = {
         "run": shown,
         "tab": "confusion",
         "step": known["step"],
-        "classes": classes,
-        "accuracy": np.trace(counts) / max(1, counts.sum()),
-        "pictures": int(counts.sum()),
+        "classes": known["classes"],
+        "accuracy": right.sum() / max(1, len(labels)),
+        "pictures": len(labels),
         "rows": [
-            {
-                "label": label,
-                "index": i,
-                "total": int(counts[i].sum()),
-                "right": shares[i, i],
-                "cells": [
-                    {
-                        "count": int(counts[i, j]),
-                        "predicted": other,
-                        "index": j,
-                        "level": int(np.ceil(9 * shares[i, j])),
-                    }
-                    for j, other in enumerate(classes)
-                ]
-                if len(classes) <= _LARGEST
-                else [],
-            }
-            for i, label in enumerate(classes)
+            {"label": label, "index": i, "total": int(total), "right": hits / max(1, total), "cells": row}
+            for i, (label, total, hits, row) in enumerate(zip(known["classes"], totals, right, cells, strict=True))
         ],
     }
     return render(request, "app/run_confusion.html", context)
+
+
+def _cells(classes: np.ndarray, labels: np.ndarray, predicted: np.ndarray, totals: np.ndarray) -> list[list[Any]]:
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, predicted), 1)
+    levels = np.ceil(9 * counts / np.maximum(totals, 1)[:, None])
+    return [
+        [
+            {"count": int(count), "predicted": str(other), "index": j, "level": int(level)}
+            for j, (other, count, level) in enumerate(zip(classes, row, of_row, strict=True))
+        ]
+        for row, of_row in zip(counts, levels, strict=True)
+    ]
 
 
 @require_GET
@@ -73,14 +70,14 @@ def confusion_cell(request: HttpRequest, run: str, label: int, predicted: int) -
     """The pictures of a cell of the matrix."""
     shown = visible_run(request, run)
     try:
-        known = run_facts.answers(shown)
+        known = run_facts.answers(shown, request.user.pk)
         if max(label, predicted) >= len(known["classes"]):
             raise Http404("there is no such class")
         pairs = zip(known["labels"], known["predicted"], strict=True)
         indices = [i for i, pair in enumerate(pairs) if pair == (label, predicted)]
         data_dir = run_facts.data_dir(shown)
         pictures = (
-            recogniser().ask("pictures", shown.directory, indices=indices[:_SHOWN], data_dir=data_dir)
+            recogniser().ask("pictures", shown.directory, request.user.pk, indices=indices[:_SHOWN], data_dir=data_dir)
             if indices
             else []
         )
@@ -103,7 +100,7 @@ def activations(request: HttpRequest, run: str) -> HttpResponse:
     """What each norm does to the activations that reach it."""
     shown = visible_run(request, run)
     try:
-        layers = recogniser().ask("activations", shown.directory, data_dir=run_facts.data_dir(shown))
+        layers = recogniser().ask("activations", shown.directory, request.user.pk, data_dir=run_facts.data_dir(shown))
     except (UserError, RecognitionError) as error:
         return not_computed(request, shown, "activations", error)
     context = {
@@ -169,7 +166,7 @@ def model_file(request: HttpRequest, run: str, name: str) -> HttpResponse:
     if name not in FILES:
         raise Http404("there is no such file")
     try:
-        directory = exported(shown)
+        directory = exported(shown, request.user.pk)
     except (UserError, RecognitionError) as error:
         return HttpResponse(
             why_not(error), status=409 if isinstance(error, UserError) else 503, content_type="text/plain"
@@ -186,7 +183,7 @@ def folded_file(request: HttpRequest, run: str) -> HttpResponse:
     return FileResponse(folded(shown).open("rb"), as_attachment=True, filename="folded.stablehlo")
 
 
-def exported(run: Run) -> Any:
+def exported(run: Run, user: int) -> Any:
     """The directory of the exported network, of a finished run made once.
 
     Raises:
@@ -197,7 +194,7 @@ def exported(run: Run) -> Any:
         raise UserError(_("A network can be downloaded when its training is finished."))
     directory = run.path / "model"
     if not directory.is_dir():
-        recogniser().ask("export", run.directory, output=str(directory))
+        recogniser().ask("export", run.directory, user, output=str(directory))
     return directory
 
 

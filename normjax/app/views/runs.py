@@ -68,7 +68,11 @@ def run_new(request: HttpRequest) -> HttpResponse:
 @require_GET
 def run(request: HttpRequest, run: str) -> HttpResponse:
     """One run: status, curves, figures, what was made of it."""
-    shown = visible_run(request, run)
+    return _page(request, visible_run(request, run))
+
+
+def _page(request: HttpRequest, shown: Run, status: int = 200, **told: Any) -> HttpResponse:
+    """The page of a run, with what was sent and why it was refused."""
     done = result(shown)
     context: dict[str, Any] = {
         "run": shown,
@@ -82,8 +86,9 @@ def run(request: HttpRequest, run: str) -> HttpResponse:
         "settings": _told(shown.config),
         "files": FILES,
         "before_after": before_after(shown, done) if done else None,
+        **told,
     }
-    return render(request, f"app/run_{shown.kind}.html", context)
+    return render(request, f"app/run_{shown.kind}.html", context, status=status)
 
 
 @require_GET
@@ -130,7 +135,12 @@ def run_resume(request: HttpRequest, run: str) -> HttpResponse:
 
 @require_POST
 def run_rename(request: HttpRequest, run: str) -> HttpResponse:
-    attempt(request, lambda: orders.rename(own_run(request, run), request.POST.get("name", "")), _("Renamed."))
+    changed, name = own_run(request, run), request.POST.get("name", "")
+    try:
+        orders.rename(changed, name)
+    except UserError as error:
+        return _page(request, changed, 422, name_error=str(error), name_sent=name)
+    messages.success(request, _("Renamed."))
     return redirect("run", run)
 
 
@@ -146,9 +156,13 @@ def run_archive(request: HttpRequest, run: str) -> HttpResponse:
 @require_POST
 def run_share(request: HttpRequest, run: str) -> HttpResponse:
     changed = own_run(request, run)
-    names = [name.strip() for name in request.POST.get("names", "").split(",")]
-    with_all = request.POST.get("with_all") == "on"
-    attempt(request, lambda: orders.share(changed, with_all=with_all, names=names), _("Saved who sees this run."))
+    sent, with_all = request.POST.get("names", ""), request.POST.get("with_all") == "on"
+    try:
+        orders.share(changed, with_all=with_all, names=[name.strip() for name in sent.split(",")])
+    except UserError as error:
+        changed.shared_with_all = with_all  # as it was sent, on the page alone
+        return _page(request, changed, 422, share_error=str(error), shared_with=sent)
+    messages.success(request, _("Saved who sees this run."))
     return redirect("run", run)
 
 

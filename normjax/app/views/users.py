@@ -12,6 +12,7 @@ from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
@@ -49,10 +50,20 @@ def user_list(request: HttpRequest) -> HttpResponse:
 def user_invite(request: HttpRequest) -> HttpResponse:
     """Makes a link that lets one person become a user; it is shown this once."""
     administrator = request.POST.get("role") == "administrator"
-    secret = OneTimeLink.make(OneTimeLink.Purpose.INVITATION, for_administrator=administrator)
+    secret = OneTimeLink.make(OneTimeLink.Purpose.INVITATION, for_administrator=administrator, made_by=request.user)
     security("invitation made", by=request.user.get_username(), administrator=administrator)
     link = request.build_absolute_uri(reverse("join", args=[secret]))
     return render(request, "app/users.html", {**_context(), "link": link})
+
+
+@require_POST
+@for_administrators
+def invitation_withdraw(request: HttpRequest, link: int) -> HttpResponse:
+    """Takes an invitation back."""
+    get_object_or_404(OneTimeLink, pk=link, purpose=OneTimeLink.Purpose.INVITATION).delete()
+    security("invitation withdrawn", by=request.user.get_username())
+    messages.success(request, _("Invitation withdrawn."))
+    return redirect("users")
 
 
 @require_POST
@@ -61,7 +72,7 @@ def user_reset(request: HttpRequest, user: int) -> HttpResponse:
     """Makes a link by which a user chooses a new password."""
     changed = _other(request, user)
     OneTimeLink.objects.filter(user=changed).delete()
-    secret = OneTimeLink.make(OneTimeLink.Purpose.RESET, user=changed)
+    secret = OneTimeLink.make(OneTimeLink.Purpose.RESET, user=changed, made_by=request.user)
     security("reset link made", by=request.user.get_username(), user=changed.username)
     link = request.build_absolute_uri(reverse("new_password", args=[secret]))
     return render(request, "app/users.html", {**_context(), "link": link, "link_for": changed})
@@ -85,6 +96,7 @@ def user_role(request: HttpRequest, user: int) -> HttpResponse:
     """Makes an administrator of a user, or a user of an administrator."""
     changed = _other(request, user)
     User.objects.filter(pk=changed.pk).update(is_staff=not changed.is_staff)
+    changed.links_made.all().delete()  # whom he trusted is asked again
     security("role changed", by=request.user.get_username(), user=changed.username, administrator=not changed.is_staff)
     return redirect("users")
 
@@ -97,6 +109,7 @@ def user_disable(request: HttpRequest, user: int) -> HttpResponse:
     User.objects.filter(pk=changed.pk).update(is_active=not changed.is_active)
     if changed.is_active:
         _end_sessions(changed)
+        changed.links_made.all().delete()
     security("disabled" if changed.is_active else "enabled", by=request.user.get_username(), user=changed.username)
     return redirect("users")
 
@@ -150,7 +163,9 @@ def _context() -> dict[str, Any]:
     return {
         "people": User.objects.annotate(run_count=Count("runs")).order_by("username"),
         "with_factor": with_factor,
-        "invitations": OneTimeLink.objects.filter(purpose=OneTimeLink.Purpose.INVITATION).count(),
+        "invitations": OneTimeLink.objects.filter(
+            purpose=OneTimeLink.Purpose.INVITATION, expires__gt=timezone.now()
+        ).select_related("made_by"),
         "jobs": Run.objects.active().select_related("owner").order_by("queued"),
     }
 
