@@ -50,6 +50,7 @@ class Long(NamedTuple):
     epochs: float
     rate: float
     label_smoothing: float
+    again: float  # epochs of a second cycle at half the rate, from where the first one ended; 0: none
     pruning: PruneConfig
     least: float  # test accuracy before, in per cent, below which nothing is concluded
 
@@ -61,6 +62,7 @@ LONG = {
         20.0,
         0.15,
         0.1,
+        12.0,
         PruneConfig(keep_macs=0.4, keep_params=0.2, **_LONG),
         90.0,
     ),
@@ -69,6 +71,7 @@ LONG = {
         20.0,
         0.3,
         0.0,  # so small a network does not fit too closely
+        0.0,
         PruneConfig(keep_macs=0.5, **_LONG),
         88.0,
     ),
@@ -107,6 +110,14 @@ def _at_length(results: Results, budget: float) -> list[Trial]:
     trials = []
     for name, long in LONG.items():
         config = _training(name, 0, budget, small=False)
+        if long.again:
+            first = f"{name}-first"
+            trials.append(Trial(_baseline(first, 0), config, weights=_file(first, 0, budget)))
+            if not _trained(results, _baseline(first, 0)):
+                continue
+            rate = config.optimizer.model_copy(update={"learning_rate": long.rate / 2})
+            config = _from_file(config, first, 0, budget)
+            config = config.model_copy(update={"epochs": long.again * budget, "optimizer": rate})
         trials.append(Trial(_baseline(name, 0), config, weights=_file(name, 0, budget)))
         if _trained(results, _baseline(name, 0)):
             search = PruningConfig(training=_from_file(config, name, 0, budget), pruning=long.pruning)
