@@ -1,6 +1,7 @@
 """The data sets that a user may train on. A browser names one of them, never a path."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from normjax.app.models import DataSet, User
+from normjax.data.options import DataConfig
 from normjax.errors import UserError
 
 FOLDER = "folder:"  # before the id of a data set that the user sent
+_DIGITS = 1797  # pictures of the data set that comes with normjax
 
 
 class Choice(NamedTuple):
@@ -53,6 +56,26 @@ def chosen(user: User, value: str) -> tuple[str, DataSet | None]:
     if value.startswith(FOLDER):
         return "folder", DataSet.objects.get(owner=user, pk=value.removeprefix(FOLDER))
     return value, None
+
+
+def most_examples(data: DataConfig, data_set: DataSet | None) -> int:
+    """How many pictures an epoch has at most; 0 where only the training will see."""
+    if data_set is not None:
+        return data_set.pictures
+    if data.name == "digits":
+        return _DIGITS
+    versions = settings.DATA_DIR.glob(f"{data.name}/*/dataset_info.json") if settings.DATA_DIR else ()
+    splits = re.findall(r"\w+", data.train_split)  # of train[:10%]+test: train, 10, test
+    return max((sum(sizes.get(split, 0) for split in splits) for sizes in map(_split_sizes, versions)), default=0)
+
+
+def _split_sizes(file: Path) -> dict[str, int]:
+    try:
+        splits: Any = json.loads(file.read_text())["splits"]
+        sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {**sizes, "all": sum(sizes.values())}
 
 
 def _has_image_and_label(file: Path) -> bool:

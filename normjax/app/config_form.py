@@ -1,6 +1,7 @@
 """A form made from ``TrainConfig``: what the form asks, allows and complains of is what the config says."""
 
 import json
+import math
 import re
 import types
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from django.utils.translation import gettext_noop
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from normjax.app.choices import FOLDER, chosen
+from normjax.app.choices import FOLDER, chosen, most_examples
 from normjax.app.complaints import complaint
 from normjax.app.models import DataSet, Run, User
 from normjax.errors import UserError
@@ -55,6 +56,7 @@ _MOST: dict[str, int] = {
 _MOST_PRUNING = {"epochs": 100, "final_epochs": 100, "score_images": 10_000}
 _MOST_WIDTH = 4096  # channels or units of a layer
 _MOST_LAYERS = 32
+_MOST_LINES = 100_000  # of metrics, which are told to browsers and drawn
 
 
 @dataclass
@@ -181,7 +183,7 @@ def validated(data: Any, data_set: DataSet | None) -> TrainConfig:
         raise RefusedError(_by_field(error)) from error
     except UserError as error:
         raise RefusedError({"": str(error)}) from error
-    errors = _beyond_bounds(config)
+    errors = {**_beyond_bounds(config), **_too_often(config, most_examples(config.data, data_set))}
     if config.data.name == "folder" and data_set is None:
         errors["data.name"] = _("Choose one of your data sets.")
     if data_set is not None and config.data.image_size is None:
@@ -305,6 +307,16 @@ def _beyond_bounds(config: TrainConfig) -> dict[str, str]:
                 "width": _MOST_WIDTH,
             }
     return errors
+
+
+def _too_often(config: TrainConfig, examples: int) -> dict[str, str]:
+    least = math.ceil(config.epochs * examples / config.batch_size / _MOST_LINES)
+    words = _("This training would write more than %(most)d lines of metrics; use %(least)d or more.")
+    return {
+        name: words % {"most": _MOST_LINES, "least": least}
+        for name in ("run.log_every", "run.validate_every", "run.checkpoint_every")
+        if (steps := _at(config, name)) is not None and steps < least
+    }
 
 
 def _by_field(error: ValidationError) -> dict[str, str]:

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from django.conf import settings
 
 from normjax.app.complaints import without_paths
 from normjax.app.jobs.commands import data_directory
+from normjax.app.jobs.watch import Tail
 from normjax.app.models import Run
 from normjax.app.recognition.client import recogniser
-from normjax.training.metrics import read_metrics
+from normjax.training.metrics import read_line
+
+_FROM_METRICS = ("step", "epoch", "train_loss", "best_validation_accuracy", "best_validation_loss", "best_step")
 
 
 def total_steps(run: Run) -> int | None:
@@ -49,27 +53,51 @@ def _stamp(file: str) -> tuple[int, int] | None:
 @functools.lru_cache(maxsize=1024)
 def _figures(metrics: str, metrics_stamp: Any, summary_file: str, summary_stamp: Any) -> dict[str, Any]:
     """Read once for each state of the files: a list of runs shows many that change no more."""
-    del metrics_stamp
-    lines = read_metrics(Path(metrics))
-    validation = [line for line in lines if line["split"] == "validation" and line.get("accuracy") is not None]
-    training = [line for line in lines if line["split"] == "train"]
-    best = max(validation, key=lambda line: line["accuracy"], default=None)
+    found = _curve(metrics).read() if metrics_stamp else {}
     summary = _json(Path(summary_file)) if summary_stamp else None
     return {
-        "step": lines[-1]["step"] if lines else None,
-        "epoch": lines[-1].get("epoch") if lines else None,
-        "train_loss": training[-1].get("loss") if training else None,
-        "best_validation_accuracy": best["accuracy"] if best else None,
-        "best_validation_loss": min(
-            (line["loss"] for line in validation if line.get("loss") is not None), default=None
-        ),
-        "best_step": best["step"] if best else None,
+        **{name: found.get(name) for name in _FROM_METRICS},
         "test_accuracy": summary["test"]["accuracy"] if summary else None,
         "test_loss": summary["test"]["loss"] if summary else None,
         "parameters": summary["parameters"] if summary else None,
         "images_per_second": summary["images_per_second"] if summary else None,
         "training_seconds": summary["seconds"].get("training") if summary else None,
     }
+
+
+class _Curve:
+    """The figures of a file of metrics, of which a list that is looked at often reads only what is new."""
+
+    def __init__(self, file: Path):
+        self._tail, self._found, self._lock = Tail(file), dict[str, Any](), threading.Lock()
+
+    def read(self) -> dict[str, Any]:
+        with self._lock:
+            while True:
+                anew, texts = self._tail.read()
+                if anew:
+                    self._found = {}
+                if not texts:
+                    return dict(self._found)
+                for _end, text in texts:
+                    if (line := read_line(text)) is not None:
+                        self._add(line)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        found, accuracy, loss = self._found, line.get("accuracy"), line.get("loss")
+        found["step"], found["epoch"] = line["step"], line.get("epoch")
+        if line["split"] == "train":
+            found["train_loss"] = loss
+        if line["split"] == "validation" and accuracy is not None:
+            if accuracy > found.get("best_validation_accuracy", -1):
+                found["best_validation_accuracy"], found["best_step"] = accuracy, line["step"]
+            if loss is not None:
+                found["best_validation_loss"] = min(loss, found.get("best_validation_loss", loss))
+
+
+@functools.lru_cache(maxsize=1024)
+def _curve(file: str) -> _Curve:
+    return _Curve(Path(file))
 
 
 def log_text(run: Run, most: int = 200_000) -> str:

@@ -134,11 +134,12 @@ def _parse(file: Path) -> tuple[list[dict[str, Any]], int]:
     if not file.exists():
         return [], 0
     texts = [text for text in file.read_bytes().splitlines(keepends=True) if text.endswith(b"\n")]
-    lines = [line for text in texts if (line := _line(text)) is not None]
+    lines = [line for text in texts if (line := read_line(text)) is not None]
     return lines, len(texts) - len(lines)
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
+def read_line(text: bytes | str) -> dict[str, Any] | None:
+    """One line of a ``metrics.jsonl``; None where it is spoilt."""
     try:
         line = json.loads(text)
     except ValueError:  # of bytes that are no text as well

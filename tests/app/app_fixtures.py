@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from app_cases import PASSWORD, QUICK
+from app_cases import BROWSER_ARGUMENTS, PASSWORD, QUICK
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -204,3 +204,14 @@ def server(tmp_path_factory) -> Iterator[Server]:
     yield started
     started.process.send_signal(signal.SIGTERM)
     started.process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+    with playwright.sync_playwright() as started:
+        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+        browser = started.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
+        yield browser
+        browser.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app_cases import BROWSER_ARGUMENTS, PASSWORD, digit_png, png, totp
+from app_cases import PASSWORD, digit_png, png, totp
 from sklearn.datasets import load_digits
 
 pytest_plugins = ["app_fixtures"]
@@ -16,19 +16,10 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra browser")
 expect = playwright.expect
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 # Where pictures of all pages are kept to be looked at; nowhere by default.
 SCREENSHOTS = os.environ.get("NORMJAX_SCREENSHOTS")
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1180, "height": 820}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def new_page(chromium, server, **options):

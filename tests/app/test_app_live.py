@@ -243,7 +243,7 @@ def test_7_4_a_stream_ends_with_the_session_it_was_opened_by(server, root):
     # She logs out elsewhere: what is open ends within seconds, while the training goes on.
     began = time.monotonic()
     eve.post("/account/logout/")
-    assert list(told)[-1]["event"] == "end"
+    assert list(told)[-1] == {"event": "end", "data": '{"allowed": false}'}
     assert time.monotonic() - began < 10
     assert root.api("GET", f"/runs/{run}", token=root.token)[1]["status"] in ("starting", "running")
     root.api("POST", f"/runs/{run}/stop", token=root.token)

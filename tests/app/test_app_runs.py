@@ -7,9 +7,10 @@ import shutil
 import pytest
 from app_cases import QUICK, files_below
 from django.urls import reverse
+from sklearn.datasets import load_digits
 
 from normjax.app import data_sets
-from normjax.app.choices import choices, tfds_data_sets
+from normjax.app.choices import choices, most_examples, tfds_data_sets
 from normjax.app.config_form import RefusedError, check_pruning, leaves, make_form, read_form
 from normjax.app.jobs import orders
 from normjax.app.jobs.commands import command
@@ -100,6 +101,30 @@ def test_what_is_wrong_stands_beside_its_field_and_nothing_is_queued(ada, as_use
     assert words in shown[name].error
     assert shown[field].value == value  # what was typed is not lost
     assert Run.objects.count() == 0
+
+
+def test_15_2_2_a_training_writes_no_more_lines_than_can_be_shown(ada):
+    # 1000 epochs of 1797 digits one by one, each with a line: a file of 270 MB, sent to everybody who looks.
+    plain = sent_form(ada, epochs="1000", batch_size="1", **{"run.log_every": "18", "run.validate_every": "18"})
+    assert read_form(ada, plain)[0].run.log_every == 18
+    with pytest.raises(RefusedError) as refused:
+        read_form(ada, {**plain, "run.log_every": "17", "run.validate_every": "1"})
+    assert refused.value.errors.keys() == {"run.log_every", "run.validate_every"}
+    assert "more than 100000 lines of metrics; use 18 or more" in refused.value.errors["run.log_every"]
+
+
+@pytest.mark.parametrize(
+    ("split", "examples"), [("train", 50), ("train[:10%]+test", 60), ("all", 60), ("train_2", 0), ("", 0)]
+)
+def test_how_many_pictures_an_epoch_has_at_most_is_known_before(data_set, tmp_path, settings, split, examples):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    splits = [{"name": "train", "shardLengths": ["20", "30"]}, {"name": "test", "shardLengths": ["10"]}]
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+    settings.DATA_DIR = tmp_path
+    assert most_examples(DataConfig(name="mnist", train_split=split), None) == examples
+    assert most_examples(DataConfig(name="folder", train_split=split), data_set) == 4
+    assert most_examples(DataConfig(train_split=split), None) == len(load_digits().target)
 
 
 def test_a_training_is_queued_with_what_the_form_said(ada, as_user):

@@ -21,6 +21,8 @@ _PAUSE = 0.4  # seconds between two looks at the file
 _CHECK_EVERY = 5.0  # seconds after which a watcher who may not watch any more is sent away
 _ALIVE_EVERY = 15.0  # seconds after which something is sent, so that proxies keep the connection
 _SPEED_OVER = 20.0  # seconds that speed is measured over
+_AT_ONCE = 256 * 2**10  # bytes read in a turn: a long file neither fills the memory nor keeps others waiting
+_DENSE = 2**20  # bytes at the end of the file of which browsers are told every line
 
 watchers: Counter[int] = Counter()  # open streams of each user
 _statuses: dict[str, tuple[float, str | None]] = {}  # of runs that are watched, for a second
@@ -36,20 +38,23 @@ class Tail:
 
     def __init__(self, file: Path, offset: int = 0):
         self._file, self.offset, self._inode = file, offset, 0
+        self.behind = 0  # bytes that the last turn has left
 
     def read(self) -> tuple[bool, list[tuple[int, str]]]:
-        """Whether the file began anew, and the new lines, each with the offset behind it."""
+        """Whether the file began anew, and the new lines of a turn, each with the offset behind it."""
         try:
             with self._file.open("rb") as file:
                 anew = self._began_anew(file)
                 file.seek(self.offset)
-                data = file.read()
+                whole = [line for line in file.readlines(_AT_ONCE) if line.endswith(b"\n")]
+                size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             return False, []
         lines = []
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+        for line in whole:
             self.offset += len(line)
-            lines.append((self.offset, line.decode().rstrip("\n")))
+            lines.append((self.offset, line.decode(errors="replace").rstrip("\n")))
+        self.behind = size - self.offset
         return anew, lines
 
     def _began_anew(self, file: Any) -> bool:
@@ -80,24 +85,31 @@ async def _events(run: Run, session_key: str, offset: int, batch_size: int, tota
     seen: deque[tuple[float, int]] = deque()
     checked = sent = time.monotonic()
     told: dict[str, Any] = {}
-    step, first = 0, True
+    step, first, live = 0, True, False
     while True:
         now = time.monotonic()
         if now - checked > _CHECK_EVERY:
             checked = now
             if not await sync_to_async(may_watch, thread_sensitive=False)(session_key, run.pk):
-                yield "event: end\ndata: {}\n\n"
+                yield 'event: end\ndata: {"allowed": false}\n\n'
                 return
-        status = await _status(
-            run.pk, fresh=first
-        )  # before the lines: what is written before the end is sent before it
-        anew, lines = tail.read()
-        parts = ["event: reset\nid: 0\ndata: {}\n\n"] if anew else []
-        for end, line in lines:
-            parts.append(f"id: {end}\ndata: {line}\n\n")
-            step = _step(line, step)
-        if lines or first:  # all lines of the past come first, at once, and tell no speed
-            seen.append((now, step))
+        # Before the lines: what is written before the end is sent before it.
+        status = await _status(run.pk, fresh=first)
+        first = False
+        anew, lines = await asyncio.to_thread(tail.read)
+        parts = []
+        if anew:
+            parts.append("event: reset\nid: 0\ndata: {}\n\n")
+            seen.clear()
+            live = False
+        every = 1 + tail.behind // _DENSE  # the further back, the fewer lines of the training
+        for number, (end, line) in enumerate(lines):
+            if number % every == 0 or '"split": "train"' not in line:
+                parts.append(f"id: {end}\ndata: {line}\n\n")
+        if lines:
+            step = _step(lines[-1][1], step)
+            if live:  # lines of the past come at once, and tell no speed
+                seen.append((now, step))
         while len(seen) > 2 and now - seen[0][0] > _SPEED_OVER:
             seen.popleft()
         facts = {"status": status, "step": step, **_speed(seen, batch_size, total, running=status == "running")}
@@ -107,10 +119,12 @@ async def _events(run: Run, session_key: str, offset: int, batch_size: int, tota
         if parts or now - sent > _ALIVE_EVERY:
             sent = now
             yield "".join(parts) or ": alive\n\n"
+        if lines and tail.behind:
+            continue
         if status not in ACTIVE:
             yield "event: end\ndata: {}\n\n"
             return
-        first = False
+        live = True
         await asyncio.sleep(_PAUSE)
 
 
@@ -151,8 +165,11 @@ def _step(line: str, before: int) -> int:
 
 
 def _speed(seen: deque[tuple[float, int]], batch_size: int, total: int | None, *, running: bool) -> dict[str, Any]:
+    unknown = {"images_per_second": None, "seconds_left": None}
+    if not running or not seen:
+        return unknown
     seconds, steps = seen[-1][0] - seen[0][0], seen[-1][1] - seen[0][1]
-    if not running or seconds <= 0 or steps <= 0:
-        return {"images_per_second": None, "seconds_left": None}
+    if seconds <= 0 or steps <= 0:
+        return unknown
     left = (total - seen[-1][1]) * seconds / steps if total else None
     return {"images_per_second": round(steps * batch_size / seconds), "seconds_left": left and round(left)}

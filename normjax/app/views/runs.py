@@ -99,12 +99,12 @@ def run_metrics(request: HttpRequest, run: str) -> HttpResponse:
 
 @require_GET
 def run_events(request: HttpRequest, run: str) -> HttpResponse:
-    """The live metrics; the header that a browser sends after a break says where to go on."""
+    """The live metrics, from the last event on that a browser names: by a header after a break, by ``after`` later."""
     shown = visible_run(request, run)
     user: Any = request.user
     if watch.watchers[user.pk] >= settings.MAX_WATCHERS_PER_USER:
         return HttpResponse(_("You watch too many runs at once; close other pages."), status=429)
-    known = request.headers.get("Last-Event-ID", "0")
+    known = request.headers.get("Last-Event-ID") or request.GET.get("after", "")
     offset = int(known) if known.isdecimal() and len(known) < 15 else 0
     session_key = request.session.session_key or ""
     size, total = run_facts.batch_size(shown), run_facts.total_steps(shown)

@@ -64,6 +64,45 @@ class Chart {
 const seconds = (s) => s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min ${s % 60} s`
   : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 
+// Hears the events of a run while its page is looked at, and goes on after the last one. A hidden page holds no
+// connection: a browser keeps six to a server without HTTP/2. Refused, EventSource would give up for good.
+function follow(page, hear) {
+  const lost = document.getElementById("lost");
+  let source, again, last = "", ended = false;
+  const close = () => {
+    clearTimeout(again);
+    source?.close();
+  };
+  const open = () => {
+    close();
+    if (ended || document.hidden) return;
+    source = new EventSource(last ? `${page.dataset.events}?after=${last}` : page.dataset.events);
+    source.addEventListener("open", () => { lost.hidden = true; });
+    source.addEventListener("error", () => {
+      lost.hidden = false;
+      if (source.readyState === EventSource.CLOSED) again = setTimeout(retry, 5000);
+    });
+    for (const [name, act] of Object.entries(hear)) {
+      source.addEventListener(name, (event) => {
+        last = event.lastEventId || last;
+        act(event);
+      });
+    }
+    source.addEventListener("end", (event) => {
+      ended = true;
+      close();
+      if (JSON.parse(event.data).allowed === false) location.reload(); // which asks to log in
+    });
+  };
+  const retry = async () => {
+    const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
+    if (answer?.type === "opaqueredirect") location.reload(); // the session has ended
+    else open();
+  };
+  document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
+  open();
+}
+
 function watch(page) {
   const place = (name) => document.getElementById(name);
   const loss = new Chart(place("loss"), [{ label: "train", colour: "--c0" }, { label: "validation", colour: "--c1" }], { log: true });
@@ -79,10 +118,7 @@ function watch(page) {
     if (told) told.textContent = line.split === "train" ? line.loss?.toPrecision(4) ?? "–" : `${(100 * line.accuracy).toFixed(2)} %`;
   };
   let was = page.dataset.status;
-  const source = new EventSource(page.dataset.events);
-  source.addEventListener("message", (event) => add(JSON.parse(event.data)));
-  source.addEventListener("reset", () => [loss, accuracy, rate].forEach((chart) => chart.clear()));
-  source.addEventListener("status", (event) => {
+  const tell = (event) => {
     const told = JSON.parse(event.data);
     if (told.status !== was) {
       was = told.status;
@@ -91,13 +127,19 @@ function watch(page) {
       return;
     }
     const total = Number(page.dataset.total);
-    if (place("fact-step")) place("fact-step").textContent = total ? `${told.step.toLocaleString("en")} / ${total.toLocaleString("en")}` : told.step;
+    const bar = place("progress");
+    if (told.step) { // 0 where no line came since the stream was opened
+      if (place("fact-step")) place("fact-step").textContent = total ? `${told.step.toLocaleString("en")} / ${total.toLocaleString("en")}` : told.step;
+      if (bar && total) bar.value = told.step / total;
+    }
     if (place("fact-speed")) place("fact-speed").textContent = told.images_per_second?.toLocaleString("en") ?? "–";
     if (place("fact-left")) place("fact-left").textContent = told.seconds_left === null ? "–" : seconds(told.seconds_left);
-    const bar = place("progress");
-    if (bar && total) bar.value = told.step / total;
+  };
+  follow(page, {
+    message: (event) => add(JSON.parse(event.data)),
+    reset: () => [loss, accuracy, rate].forEach((chart) => chart.clear()),
+    status: tell,
   });
-  source.addEventListener("end", () => source.close());
 }
 
 async function compare(page) {
@@ -117,11 +159,11 @@ async function compare(page) {
 }
 
 function awaitEnd(page) {
-  const source = new EventSource(page.dataset.events);
-  source.addEventListener("status", (event) => {
-    if (JSON.parse(event.data).status !== page.dataset.status) location.reload();
+  follow(page, {
+    status: (event) => {
+      if (JSON.parse(event.data).status !== page.dataset.status) location.reload();
+    },
   });
-  source.addEventListener("end", () => source.close());
 }
 
 const page = document.querySelector("[data-curves]");
