@@ -183,7 +183,7 @@ def validated(data: Any, data_set: DataSet | None) -> TrainConfig:
         raise RefusedError(_by_field(error)) from error
     except UserError as error:
         raise RefusedError({"": str(error)}) from error
-    errors = {**_beyond_bounds(config), **_too_often(config, most_examples(config.data, data_set))}
+    errors = _beyond_bounds(config) or _too_often(config, most_examples(config.data, data_set))
     if config.data.name == "folder" and data_set is None:
         errors["data.name"] = _("Choose one of your data sets.")
     if data_set is not None and config.data.image_size is None:

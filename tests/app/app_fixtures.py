@@ -29,12 +29,14 @@ def recogniser_ends() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_counters() -> Iterator[None]:
-    """What is throttled in one test is not in the next."""
+def fresh_start() -> Iterator[None]:
+    """What is throttled in one test is not in the next, and the language of one is not that of the next."""
     yield
     from django.core.cache import cache
+    from django.utils.translation import deactivate
 
     cache.clear()
+    deactivate()
 
 
 @pytest.fixture(scope="session")
