@@ -42,4 +42,8 @@ def complaint(problem: ErrorDetails) -> str:
     words = _WORDS.get(problem["type"])
     if words is None:
         return problem["msg"].removeprefix("Value error, ")[:500]
-    return _(words) % {name: str(value).replace(" or ", ", ") for name, value in problem.get("ctx", {}).items()}
+    return _(words) % {name: _plain(value) for name, value in problem.get("ctx", {}).items()}
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" or ", ", ")
