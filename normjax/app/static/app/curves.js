@@ -53,14 +53,21 @@ class Chart {
       legend: { show: false },
       cursor: { y: false },
       scales: { x: { time: false }, y: this.log ? { distr: 3 } : {} },
-      axes: [{ ...axis }, { ...axis, size: 62 }],
+      axes: [{ ...axis }, { ...axis, size: 62, values: (_plot, ticks) => ticks.map(number) }],
       series: [{}, ...this.series.map(({ colour, dash, label }) => ({
-        label, stroke: style(colour), width: 2, spanGaps: true, dash, points: { show: false },
+        label, stroke: style(colour), width: 2, spanGaps: true, dash,
+        // A line needs two points, and a short run has one.
+        points: { show: (_plot, i) => this.points[i - 1].size < 3, size: 8, fill: style(colour) },
       }))],
     }, data, this.place);
   }
 }
 
+// Of small numbers, as of learning rates, uPlot writes three places and no more.
+const number = (tick) => {
+  const short = tick === null ? null : +tick.toPrecision(3);
+  return short && Math.abs(short) < 1e-3 ? short.toExponential() : short;
+};
 const seconds = (s) => s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min ${s % 60} s`
   : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 
