@@ -20,7 +20,7 @@ def check_kinds(what: str, layer: type, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         default = defaults.get(name)
         for kind, word, fits in (
-            (bool, "true or false", isinstance(value, bool)),
+            (bool, "True or False", isinstance(value, bool)),
             (int | float, "a number", isinstance(value, int | float) and not isinstance(value, bool)),
             (str, "text", isinstance(value, str)),
         ):

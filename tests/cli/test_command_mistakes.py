@@ -52,7 +52,8 @@ NOT_UNDERSTOOD = [
     ("--norm.options epsilon", ["--norm.options", "pairs"]),
     ("--norm.options radius 3", ["norm 'batch_norm' has no option 'radius'", "epsilon"]),
     ("--norm.options epsilon abc", ["norm 'batch_norm': epsilon='abc' is not a number"]),
-    ("--norm.options use_scale 1", ["norm 'batch_norm': use_scale='1' is not true or false"]),
+    ("--norm.options use_scale false", ["use_scale='false' is not True or False"]),  # was text, hence true
+    ("--norm.options use_scale 1", ["norm 'batch_norm': use_scale='1' is not True or False"]),
     ("--weight-norm.name orthogonal --weight-norm.options iterations some", ["iterations='some' is not a number"]),
     ("--norm.name layer_norm --norm.options momentum 0.5", ["norm 'layer_norm' has no option 'momentum'", "epsilon"]),
     ("--run.parallel tpu", ["--run.parallel", "'tpu'", "'shard_map'"]),
