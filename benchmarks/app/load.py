@@ -63,8 +63,12 @@ async def written(file: Path, done: asyncio.Event) -> list[tuple[int, float]]:
 async def ask_list(server: Server, seconds: list[float], problems: list[str]) -> None:
     """One request of the list of runs."""
     start = time.monotonic()
-    reader, writer = await _request(server, "/runs/")
-    answer = await reader.read()
+    try:
+        reader, writer = await _request(server, "/runs/")
+        answer = await reader.read()
+    except OSError as error:
+        problems.append(f"list: {error}")
+        return
     seconds.append(time.monotonic() - start)
     if not answer.startswith(b"HTTP/1.1 200 ") or b"</html>" not in answer:
         problems.append(f"list: {answer[:60]!r}")

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-Message = dict[str, Any]
+from normjax.app.plain_asgi import Message, Receive, Send, refuse
+
 Headers = dict[bytes, bytes]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+_TOO_LARGE = (413, "The request is too large.", (b"connection", b"close"))
 
 
 class _TooLargeError(Exception):
@@ -33,12 +33,12 @@ class BodyLimit:
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._most:
-            await _refuse(send)
+            await refuse(send, *_TOO_LARGE)
             return
         large = int(declared) > self._anonymous or b"transfer-encoding" in headers
         most = self._most if large and await self._knows(headers) else self._anonymous
         if int(declared) > most:
-            await _refuse(send)
+            await refuse(send, *_TOO_LARGE)
             return
         taken, answered = 0, False
 
@@ -59,15 +59,4 @@ class BodyLimit:
             await self._application(scope, counted, watched)
         except _TooLargeError:
             if not answered:
-                await _refuse(send)
-
-
-async def _refuse(send: Send) -> None:
-    body = b'{"detail": "The request is too large."}'
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+                await refuse(send, *_TOO_LARGE)

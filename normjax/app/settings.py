@@ -155,6 +155,9 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# Each request that is worked on has a thread; those of the recogniser (8 at most) do little but wait.
+REQUESTS_AT_ONCE = 12
+REQUESTS_WAITING = 400
 # Of a whole request, counted as it comes (body_limit.py), and less of it from somebody who is not logged in.
 MAX_BODY_BYTES = 64 * 2**20
 MAX_ANONYMOUS_BODY_BYTES = 64 * 2**10

@@ -22,6 +22,7 @@ from normjax.app.body_limit import BodyLimit
 from normjax.app.home import Home
 from normjax.app.logs import OneLine
 from normjax.app.models import OneTimeLink, Run, Token
+from normjax.app.turns import Turns
 from normjax.app.views import account
 from normjax.errors import UserError
 
@@ -292,6 +293,81 @@ class TestBodies:
             ({b"authorization": f"Bearer {Token.make(ada, 'script')}".encode()}, True),
         ):
             assert carries_login(headers) is known
+
+
+class TestTurns:
+    """A flood of requests got a thread each, and the server never recovered from them."""
+
+    def flood(self, count, *, at_once, waiting, begin):
+        """The status of each request, and how many were worked on at a time; ``begin`` lets each go on."""
+        working, most, statuses = 0, 0, []
+
+        async def application(_scope, receive, send):
+            nonlocal working, most
+            while (await receive()).get("more_body"):
+                pass
+            working += 1
+            most = max(most, working)
+            await begin.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            working -= 1
+            await send({"type": "http.response.body", "body": b""})
+
+        async def one(limited):
+            parts = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, False)]
+
+            async def receive():
+                return parts.pop(0)
+
+            async def send(message):
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            await limited({"type": "http"}, receive, send)
+
+        async def main():
+            limited = Turns(application, at_once=at_once, waiting=waiting)
+            asked = [asyncio.create_task(one(limited)) for _ in range(count)]
+            await asyncio.sleep(0)
+            begin.set()
+            await asyncio.gather(*asked)
+            assert limited._places._value == at_once
+            assert limited._waiting == 0
+
+        asyncio.run(main())
+        return statuses, most
+
+    def test_few_are_worked_on_and_the_others_wait(self):
+        statuses, most = self.flood(20, at_once=3, waiting=50, begin=asyncio.Event())
+        assert (statuses, most) == ([200] * 20, 3)
+
+    def test_who_comes_when_too_many_wait_is_told_at_once(self):
+        statuses, _ = self.flood(20, at_once=3, waiting=5, begin=asyncio.Event())
+        assert sorted(statuses) == [200] * 8 + [503] * 12
+
+    def test_a_stream_takes_no_turn_from_others(self):
+        ended = asyncio.Event()
+
+        async def application(_scope, receive, send):
+            await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await ended.wait()  # a stream, which is open for hours
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        async def send(_message):
+            pass
+
+        async def main():
+            limited = Turns(application, at_once=1, waiting=1)
+            open_ones = [asyncio.create_task(limited({"type": "http"}, receive, send)) for _ in range(5)]
+            await asyncio.sleep(0.01)
+            assert limited._places._value == 1
+            ended.set()
+            await asyncio.gather(*open_ones)
+
+        asyncio.run(main())
 
 
 def test_no_page_of_tensorboard_is_served():
