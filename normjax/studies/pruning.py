@@ -139,7 +139,7 @@ def table(results: Results) -> str:
 
 
 def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
-    """The figures of the study: ``STEM-curves.png`` and ``STEM-widths.png``."""
+    """The figures of the short form: ``STEM-curves.png`` and ``STEM-widths.png``."""
     del data_dir  # the numbers are enough
     from normjax.studies.pruning_figures import draw_accuracy, draw_widths
 
@@ -152,9 +152,10 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
         for seed in SEEDS
         if _baseline("short", seed) in results
     ]
-    draw_accuracy(curves, float(np.mean(whole)), stem.with_name(f"{stem.name}-curves.png"))
     widths = {LABELS[name]: results[_key(name, 0)] for name in SEEDED if _trained(results, _key(name, 0))}
-    draw_widths(widths, stem.with_name(f"{stem.name}-widths.png"))
+    if widths:  # the short form has begun
+        draw_accuracy(curves, float(np.mean(whole)), stem.with_name(f"{stem.name}-curves.png"))
+        draw_widths(widths, stem.with_name(f"{stem.name}-widths.png"))
 
 
 def curve(result: dict[str, Any]) -> np.ndarray:
