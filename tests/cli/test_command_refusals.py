@@ -68,7 +68,7 @@ def test_a_config_that_is_no_file(refused, tmp_path, name):
         ("--data.name nosuchdata", "data.name='nosuchdata' is not known; use digits, folder, or a data set of TFDS"),
         ("--data.test-split dev", "digits has no split 'dev'; use train or test."),
         ("--data.mean 0.1 0.2 0.3", "data.mean has 3 values for 1 channels; give 1."),
-        ("--norm.options epsilon small", "mlp with batch_norm cannot be built"),
+        ("--norm.name group_norm --norm.options num_groups 7", "mlp with group_norm cannot be built"),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_no_directory(refused, monkeypatch, tmp_path, words, message):

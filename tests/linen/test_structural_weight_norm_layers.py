@@ -216,7 +216,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         ("orthogonal", {"iterations": 2.5}, r"iterations=2.5 is out of range; use a whole number, 1 or more"),
         ("orthogonal", {"group_size": -1}, r"group_size=-1 is out of range; use a whole number, 1 or more, or None"),
         ("structural", {"measure": "neuron", "min_scale": 3.0}, r"min_scale=3.0, max_scale=10.0 are out of range"),
-        ("weight_norm", {"use_scale": "abc"}, r"use_scale='abc' is not known; use True or False"),
+        ("weight_norm", {"use_scale": "abc"}, r"use_scale='abc' is not True or False"),
         ("weight_norm", {"use_scale": False, "initial_scale": 3.0}, r"initial_scale=3.0 has no meaning with use_scale"),
         ("weight_norm", {"initial_scale": float("nan")}, r"initial_scale=nan is out of range; use a finite number"),
         ("weight_norm", {"param_dtype": "foo"}, r"param_dtype='foo' is not a type"),
