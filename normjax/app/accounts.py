@@ -4,12 +4,8 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.signals import password_changed
-from django.conf import settings
-from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.hashers import Argon2PasswordHasher
-from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ValidationError
-from django.http import parse_cookie
 from django.utils.translation import gettext as _
 
 MAX_PASSWORD = 256
@@ -22,17 +18,6 @@ def connect() -> None:
 
 def _password_changed(user: Any, **_: Any) -> None:
     user.end_secrets()
-
-
-def carries_login(headers: dict[bytes, bytes]) -> bool:
-    """Whether a request comes with the session of a user or with a token, as ASGI tells its headers."""
-    from normjax.app.models import Token  # settings name what is above, before there are models
-
-    kind, _space, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    if kind.lower() == "bearer" and Token.owner(secret) is not None:
-        return True
-    key = parse_cookie(headers.get(b"cookie", b"").decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
-    return key is not None and SESSION_KEY in SessionStore(key)
 
 
 class Argon2idHasher(Argon2PasswordHasher):

@@ -3,6 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.http import parse_cookie
+
 from normjax.app.plain_asgi import Message, Receive, Send, refuse
 
 Headers = dict[bytes, bytes]
@@ -60,3 +65,14 @@ class BodyLimit:
         except _TooLargeError:
             if not answered:
                 await refuse(send, *_TOO_LARGE)
+
+
+def carries_login(headers: Headers) -> bool:
+    """Whether a request comes with the session of a user or with a token."""
+    from normjax.app.models import Token  # this module is read before there are models
+
+    kind, _space, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if kind.lower() == "bearer" and Token.owner(secret) is not None:
+        return True
+    key = parse_cookie(headers.get(b"cookie", b"").decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
+    return key is not None and SESSION_KEY in SessionStore(key)

@@ -142,7 +142,10 @@ class Picture(models.Model):
     @property
     def bytes(self) -> int:
         """Of the file; 0 where it is gone."""
-        return self.file.stat().st_size if self.file.exists() else 0
+        try:
+            return self.file.stat().st_size
+        except FileNotFoundError:  # removed meanwhile
+            return 0
 
 
 class Status(models.TextChoices):

@@ -118,7 +118,7 @@ def prune_run(
     return told
 
 
-def _timed(rounds: Sequence[Round], model: Any, variables: Any, neurons: Neurons, shape: tuple[int, ...]) -> Any:
+def _timed(rounds: Sequence[Round], model: Any, variables: Any, neurons: Neurons, shape: tuple[int, ...]) -> list[Any]:
     """The rounds with the time that each network takes at its real shapes; one by one, as memory is finite."""
     told = []
     for round_ in rounds:

@@ -17,8 +17,7 @@ from django.test import Client
 from django.urls import reverse
 
 import normjax.app
-from normjax.app.accounts import carries_login
-from normjax.app.body_limit import BodyLimit
+from normjax.app.body_limit import BodyLimit, carries_login
 from normjax.app.home import Home
 from normjax.app.logs import OneLine
 from normjax.app.models import OneTimeLink, Run, Token
@@ -298,9 +297,9 @@ class TestBodies:
 class TestTurns:
     """A flood of requests got a thread each, and the server never recovered from them."""
 
-    def flood(self, count, *, at_once, waiting, begin):
-        """The status of each request, and how many were worked on at a time; ``begin`` lets each go on."""
-        working, most, statuses = 0, 0, []
+    def flood(self, count, *, at_once, waiting):
+        """The status of each request, and how many were worked on at a time."""
+        working, most, statuses, begin = 0, 0, [], asyncio.Event()
 
         async def application(_scope, receive, send):
             nonlocal working, most
@@ -338,11 +337,11 @@ class TestTurns:
         return statuses, most
 
     def test_few_are_worked_on_and_the_others_wait(self):
-        statuses, most = self.flood(20, at_once=3, waiting=50, begin=asyncio.Event())
+        statuses, most = self.flood(20, at_once=3, waiting=50)
         assert (statuses, most) == ([200] * 20, 3)
 
     def test_who_comes_when_too_many_wait_is_told_at_once(self):
-        statuses, _ = self.flood(20, at_once=3, waiting=5, begin=asyncio.Event())
+        statuses, _ = self.flood(20, at_once=3, waiting=5)
         assert sorted(statuses) == [200] * 8 + [503] * 12
 
     def test_a_stream_takes_no_turn_from_others(self):

@@ -71,7 +71,7 @@ def metric(step, split="train", **values):
 def watched(tmp_path, monkeypatch):
     """A run that goes on, whose file and clock a test sets; ``tell`` gives what its stream tells next."""
 
-    async def running(_run, *, fresh):  # noqa: ARG001
+    async def running(_run, **_fresh):
         return "running"
 
     run = SimpleNamespace(file=tmp_path / "metrics.jsonl", now=0.0)

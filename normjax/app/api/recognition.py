@@ -1,6 +1,6 @@
 """Recognition, by the API."""
 
-from pathlib import Path as FilePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ def recognise(
     user: Any = request.user
     networks = [get_object_or_404(models.Run.objects.visible_to(user), pk=run) for run in runs]
     with TemporaryDirectory(dir=settings.HOME.pictures) as folder:
-        files = [FilePath(folder) / f"{number}.png" for number in range(len(pictures))]
+        files = [Path(folder) / f"{number}.png" for number in range(len(pictures))]
         for number, (file, sent) in enumerate(zip(files, pictures, strict=True)):
             try:
                 write_whole(file, clean_picture(sent))
