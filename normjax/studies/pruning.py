@@ -59,8 +59,7 @@ class Long(NamedTuple):
 _LONG: dict[str, Any] = {
     "score": "taylor_gate",
     "epochs": 0.5,
-    "final_epochs": 8.0,
-    "learning_rate": 0.05,
+    "final_epochs": 12.0,
     "multiple": 1,
 }
 LONG = {
@@ -70,7 +69,7 @@ LONG = {
         rate=0.15,
         label_smoothing=0.1,
         again=12.0,
-        pruning=PruneConfig(keep_macs=0.4, keep_params=0.2, **_LONG),
+        pruning=PruneConfig(keep_macs=0.4, keep_params=0.2, learning_rate=0.05, **_LONG),
         least=90.0,
     ),
     "resnet20": Long(
@@ -79,7 +78,7 @@ LONG = {
         rate=0.3,
         label_smoothing=0.0,  # so small a network does not fit too closely
         again=0.0,
-        pruning=PruneConfig(keep_macs=0.5, **_LONG),
+        pruning=PruneConfig(keep_macs=0.5, learning_rate=0.1, **_LONG),
         least=88.0,
     ),
 }
