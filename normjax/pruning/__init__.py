@@ -5,7 +5,7 @@ from normjax.pruning.debias import DEBIASES, debiased, layer_bias
 from normjax.pruning.inversion import feature_inversion, redundancy
 from normjax.pruning.prune import Pruned, prune
 from normjax.pruning.scores import SCORES, score
-from normjax.pruning.select import everything, same_share, without_lowest
+from normjax.pruning.select import at_multiples, everything, same_share, without_lowest
 from normjax.tracing.neurons import Group, Neurons, trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Group",
     "Neurons",
     "Pruned",
+    "at_multiples",
     "debiased",
     "everything",
     "feature_inversion",

@@ -56,7 +56,9 @@ class PruneConfig(Section):
     )
     protected: tuple[str, ...] = Field((), description="layers that stay whole")
     multiple: int = Field(
-        8, ge=1, description="widths are cut to a multiple at the end, where that is faster as measured here; 1: never"
+        8,
+        ge=1,
+        description="at the end widths go to the nearest multiple, if that is faster as measured here; 1: never",
     )
     score_images: int = Field(1000, ge=1, description="training images that scores of activations are measured on")
 

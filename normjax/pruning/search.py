@@ -22,7 +22,7 @@ from normjax.pruning.debias import debiased
 from normjax.pruning.evidence import images_and_classes
 from normjax.pruning.latency import milliseconds
 from normjax.pruning.scores import SCORES, score
-from normjax.pruning.select import Kept, everything, without_lowest
+from normjax.pruning.select import Kept, at_multiples, everything, without_lowest
 from normjax.tracing import leaf_paths
 from normjax.tracing.neurons import Neurons
 from normjax.training.checkpoint import Checkpoints
@@ -49,11 +49,12 @@ class Round(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Whether widths were cut to a multiple, and the times of a batch that decided it."""
+    """Whether widths were cut to a multiple: if it saves a larger share of the time of a batch than of the products."""
 
     taken: bool
     milliseconds_cut: float
     milliseconds_uncut: float
+    products: float  # of the cut network, as a share of those of the other
 
 
 class Found(NamedTuple):
@@ -147,7 +148,7 @@ class Search:
             if step >= self.options.min_step:
                 smaller = self._smaller(best, kept, step, number, _size(rounds[0]))
             if smaller == kept:
-                smaller = self._cut_if_faster(self._scores(best, kept), kept)
+                smaller = self._faster(self._cut(self._scores(best, kept), kept, kept), kept)
             if smaller == kept:
                 if self.cut is not None:  # measured once, and not taken
                     self._save(number, best, kept, step, rounds)
@@ -199,9 +200,9 @@ class Search:
         def without(count: int) -> Kept:
             return without_lowest(scores, kept, count, **limits)
 
-        def least(change: Callable[[Kept], Kept]) -> Kept:
+        def least(change: Callable[[Kept], Kept], high: int) -> Kept:
             """Not smaller than was asked for: with the least number that reaches it."""
-            low, high = 1, most
+            low = 1
             while low < high:
                 middle = (low + high) // 2
                 reached = self._reached(self._size(change(without(middle))), first)
@@ -210,8 +211,12 @@ class Search:
 
         if not self._reached(self._size(without(most)), first):
             return without(most)
-        uncut = least(lambda kept: kept)
-        return self._cut_if_faster(scores, uncut, lambda: least(lambda kept: self._cut(scores, kept)))
+        uncut = least(lambda left: left, most)
+        if options.multiple == 1:
+            return uncut
+        # What is rounded up must go elsewhere, so that more than a step may be needed.
+        cut = least(lambda left: self._cut(scores, left, kept), sum(map(len, kept.values())))
+        return self._faster(cut, uncut) if self._reached(self._size(cut), first) else uncut
 
     def _layer_of(self, number: int, kept: Kept) -> str:
         """The layer whose turn it is in a round, counted from 1; the next one with neurons to spare."""
@@ -224,32 +229,24 @@ class Search:
         """The neurons of a layer that stay in any case."""
         return max(1, math.ceil(self.options.min_keep * self.sizes[name]))
 
-    def _cut(self, scores: dict[str, np.ndarray], kept: Kept) -> Kept:
-        """Each layer without its lowest neurons beyond a multiple, where it has as many."""
-        cut = dict(kept)
-        for name, numbers in kept.items():
-            beyond = len(numbers) % self.options.multiple
-            stays = len(numbers) - beyond
-            if name not in self.options.protected and beyond and stays >= self._least(name):
-                chosen = np.asarray(numbers)
-                order = np.argsort(scores[name][chosen], kind="stable")
-                cut[name] = tuple(sorted(chosen[order[beyond:]].tolist()))
-        return cut
+    def _cut(self, scores: dict[str, np.ndarray], kept: Kept, before: Kept) -> Kept:
+        options = self.options
+        limits: dict[str, Any] = {"min_keep": options.min_keep, "protected": options.protected}
+        return at_multiples(scores, kept, before, options.multiple, **limits)
 
-    def _cut_if_faster(
-        self, scores: dict[str, np.ndarray], kept: Kept, cutter: Callable[[], Kept] | None = None
-    ) -> Kept:
-        """The network with widths cut to a multiple, if that takes less time as measured here."""
-        cut = cutter() if cutter else self._cut(scores, kept)
-        if self.options.multiple == 1 or cut == kept:
+    def _faster(self, cut: Kept, kept: Kept) -> Kept:
+        """The network with widths cut to a multiple, if each product of it takes less time as measured here."""
+        if cut == kept:
             return kept
         shrunken = [Shrunken(self.model, self.neurons, neurons) for neurons in (cut, kept)]
         networks = [(network, network.shrink(self.first)) for network in shrunken]
         times = milliseconds(networks, self.dataset.info.image_shape, (_BATCH,))
         faster, usual = (time[str(_BATCH)] for time in times)
-        self.cut = Cut(faster < usual, faster, usual)
-        verdict = "taken" if self.cut.taken else "no faster, not taken"
-        said = f"widths cut to multiples of {self.options.multiple}: {faster:.2f} ms instead of {usual:.2f}, {verdict}"
+        share = self._size(cut).multiply_adds / self._size(kept).multiply_adds
+        self.cut = Cut(faster < share * usual, faster, usual, share)
+        verdict = "taken" if self.cut.taken else "not taken"
+        said = f"widths cut to multiples of {self.options.multiple}: {faster:.2f} ms instead of {usual:.2f}"
+        said += f" for {share:.0%} of the products, {verdict}"
         self.console.print(said, highlight=False, soft_wrap=True)
         return cut if self.cut.taken else kept
 
