@@ -40,6 +40,9 @@ class PruneConfig(Section):
     debias: Debias = Field(
         "mean", description="what makes scores of different layers comparable; rank: as large a share of each layer"
     )
+    per_cost: bool = Field(
+        False, description="scores are divided by what a neuron brings towards keep_macs and keep_params"
+    )
     order: Literal["together", "in_turn"] = Field(
         "together", description="of the layers: all ranked together, or one a round in turn, as a control"
     )
@@ -69,6 +72,16 @@ class PruneConfig(Section):
             raise ValueError(
                 f"{' and '.join(named) or 'no target'} given; give one of {', '.join(TARGETS)}, or the last two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_are_known(self) -> "PruneConfig":
+        if self.per_cost and self.keep_macs is None and self.keep_params is None:
+            raise ValueError(
+                "per_cost=True divides by what a neuron brings towards keep_macs or keep_params; give one of these"
+            )
+        if self.per_cost and self.debias == "zscore":
+            raise ValueError("per_cost=True with debias='zscore' would divide negative scores; use another debias")
         return self
 
     @model_validator(mode="after")

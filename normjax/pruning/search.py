@@ -175,17 +175,40 @@ class Search:
             return first.accuracy - options.max_drop
         return options.target_accuracy
 
+    def _wanted(self, first: Size) -> dict[str, float]:
+        """The size that was asked for."""
+        shares = {"multiply_adds": self.options.keep_macs, "parameters": self.options.keep_params}
+        return {what: share * getattr(first, what) for what, share in shares.items() if share is not None}
+
     def _reached(self, now: Size, first: Size) -> bool:
         """Whether the network is as small as was asked for."""
-        options = self.options
-        wanted = [(options.keep_macs, now.multiply_adds, first.multiply_adds)]
-        wanted.append((options.keep_params, now.parameters, first.parameters))
-        asked = [left <= share * whole for share, left, whole in wanted if share is not None]
-        return bool(asked) and all(asked)
+        wanted = self._wanted(first)
+        return bool(wanted) and all(getattr(now, what) <= most for what, most in wanted.items())
+
+    def _per_cost(self, scores: dict[str, np.ndarray], kept: Kept, first: Size) -> dict[str, np.ndarray]:
+        """Scores by what the neuron brings towards the sizes asked for, of which the farther one counts more."""
+        now, wanted = self._size(kept), self._wanted(first)
+        divided = dict(scores)
+        for name, numbers in kept.items():
+            if scores[name][list(numbers)].min() < 0:
+                raise UserError(
+                    f"per_cost=True divides, and scores of {name} are negative; use another score or debias."
+                )
+            if len(numbers) > 1:
+                less = self._size(kept | {name: numbers[1:]})
+                divided[name] = scores[name] / sum(
+                    max(getattr(now, what) - most, 0)
+                    * (getattr(now, what) - getattr(less, what))
+                    / getattr(first, what) ** 2
+                    for what, most in wanted.items()
+                )
+        return divided
 
     def _smaller(self, variables: Any, kept: Kept, step: float, number: int, first: Size) -> Kept:
         """The neurons that stay after this round."""
         options, scores = self.options, self._scores(variables, kept)
+        if options.per_cost:
+            scores = self._per_cost(scores, kept, first)
         limits: dict[str, Any] = {
             "min_keep": options.min_keep,
             "layer_cap": options.layer_cap,
