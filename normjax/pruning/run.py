@@ -157,10 +157,9 @@ def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkp
     wanted = {"run": str(path), "checkpoint": checkpoint, **options.model_dump(mode="json")}
     note = target.path / SEARCH / "search.json"
     if note.exists():
-        begun = json.loads(note.read_text())
-        changed = [
-            f"{name} was {begun.get(name)}, now {wanted[name]}" for name in wanted if begun.get(name) != wanted[name]
-        ]
+        # An option that did not exist then had its default.
+        begun = PruneConfig.model_construct().model_dump(mode="json") | json.loads(note.read_text())
+        changed = [f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]]
         if changed:
             raise UserError(f"{target.path} was begun by another pruning ({'; '.join(changed)}); give a new --output.")
         return

@@ -154,6 +154,39 @@ def test_multiplications_and_parameters_are_both_left_as_asked(trained, tmp_path
     assert told["after"]["parameters"] <= 0.5 * told["before"]["parameters"]
 
 
+@pytest.mark.parametrize(
+    # A neuron of conv0_1 takes part in 9 · 6 · 64 + 9 · 8 · 16 products, one of conv1_1 in 9 · 8 + 4 · 16 weights.
+    ("target", "dearest"),
+    [({"keep_macs": 0.8}, "conv0_1"), ({"keep_params": 0.8}, "conv1_1")],
+)
+def test_of_equal_scores_those_of_the_dearest_neurons_go(trained, tmp_path, monkeypatch, target, dearest):
+    even = {name: np.ones(size) for name, size in SIZES.items()}
+    monkeypatch.setattr(Search, "_scores", lambda *_: even)
+    options = OPTIONS | {"step": 0.05, "min_step": 0.05, "epochs": 0.1, "final_epochs": 0.1, "per_cost": True}
+    told = prune_run(trained, tmp_path / "smaller", PruneConfig(**target, **options))
+    assert told["rounds"][1]["widths"] == SIZES | {dearest: SIZES[dearest] - 2}
+
+
+def test_a_size_that_is_reached_costs_nothing_any_more(trained, tmp_path):
+    # The other one's neurons went on to go from where products are, and a quarter of these was left instead of 40 %.
+    options = OPTIONS | {
+        "score": "taylor_gate",
+        "debias": "none",
+        "epochs": 0.1,
+        "final_epochs": 0.1,
+        "score_images": 200,
+    }
+    told = [
+        prune_run(trained, tmp_path / str(per), PruneConfig(keep_macs=0.8, keep_params=0.4, per_cost=per, **options))
+        for per in (False, True)
+    ]
+    products, parameters = (
+        [t["after"][what] / t["before"][what] for t in told] for what in ("multiply_adds", "parameters")
+    )
+    assert max(parameters) <= 0.4
+    assert 0.8 >= products[1] > products[0]
+
+
 def test_layers_in_turn_lose_their_own_neurons_only(trained, tmp_path):
     told = prune_run(trained, tmp_path / "smaller", PruneConfig(keep_macs=0.4, order="in_turn", **OPTIONS))
     turns = [name for _, name in zip(told["rounds"][1:], SIZES, strict=False)]
@@ -262,6 +295,8 @@ def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_drop": 0.1, "per_cost": True}, "per_cost=True divides by what a neuron brings towards keep_macs or"),
+        ({"keep_macs": 0.5, "per_cost": True, "debias": "zscore"}, "would divide negative scores; use another debias"),
         ({}, "no target given; give one of target_accuracy, max_drop, keep_macs, keep_params"),
         ({"max_drop": 0.1, "keep_macs": 0.5}, "max_drop and keep_macs given; give one of"),
         ({"target_accuracy": 0.9, "keep_macs": 0.5, "keep_params": 0.5}, "or the last two"),
@@ -273,6 +308,20 @@ def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PruneConfig(**options)
+
+
+def test_negative_scores_are_not_divided(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(Search, "_scores", lambda *_: {name: np.full(size, -1.0) for name, size in SIZES.items()})
+    with pytest.raises(UserError, match="per_cost=True divides, and scores of conv0_0 are negative"):
+        prune_run(trained, tmp_path / "smaller", PruneConfig(keep_macs=0.8, per_cost=True, **OPTIONS))
+
+
+def test_an_option_that_came_later_had_its_default(pruned, trained):
+    output, _ = pruned
+    note = output / "search" / "search.json"
+    begun = json.loads(note.read_text())
+    note.write_text(json.dumps({name: value for name, value in begun.items() if name != "per_cost"}))
+    assert prune_run(trained, output, PruneConfig(max_drop=0.3, **OPTIONS))["rounds"]
 
 
 def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
