@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from datetime import timedelta
 
 import numpy as np
@@ -257,6 +258,18 @@ def test_answers_are_kept_until_the_network_changes(trained, monkeypatch):
         assert run_facts.answers(trained, 1) == first
     os.utime(trained.directory / "checkpoints", ns=(1, 1))  # as a new checkpoint does
     assert run_facts.answers(trained, 1)["stamp"] == 1
+
+
+def test_what_a_killed_server_leaves_of_pictures_goes_after_an_hour(picture, settings):
+    pictures = settings.HOME.pictures
+    (pictures / "tmp1").mkdir()
+    for name in ("tmp1/0.png", "nobodys.png", "arriving.png"):
+        (pictures / name).write_bytes(b"")
+    an_hour_ago = time.time() - 3601
+    for entry in (pictures / "tmp1", pictures / "nobodys.png", picture.file):
+        os.utime(entry, (an_hour_ago, an_hour_ago))
+    tidy_up()
+    assert {entry.name for entry in pictures.iterdir()} == {"arriving.png", picture.file.name}
 
 
 def test_pictures_go_after_a_week(ada, picture, monkeypatch):
