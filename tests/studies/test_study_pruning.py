@@ -68,6 +68,7 @@ def test_searches_of_a_seed_begin_with_the_same_network():
     first = plan({})
     assert [trial.key for trial in first] == [
         "baseline/convnet-first/0",
+        "baseline/convnet-dense/0",
         "baseline/resnet20/0",
         *(f"baseline/short/{seed}" for seed in SEEDS),
     ]
@@ -120,7 +121,7 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     assert "as they are: yes (2.00 ± 0.00 points); l2, equal share of each layer: yes (0.50 ± 0.00" in text
     line = next(line for line in text.splitlines() if line.startswith("| the debiased shape"))
     assert line.endswith("| 78.00 | 1.00 |")
-    line = next(line for line in text.splitlines() if line.startswith("| convnet"))
+    line = next(line for line in text.splitlines() if line.startswith("| convnet "))
     assert "| 91.00 | 90.50 | 0.50 (yes) | 40.0 → 16.0 (40%) | 500.0 → 100.0 (20%) | 60.0 → 25.0 (42%) |" in line
     assert f"test, {LEFT:.0%}" in text
 
@@ -145,7 +146,7 @@ def test_what_diverged_ends_no_study():
 def test_an_undertrained_network_concludes_nothing():
     results = carried_out()
     results["baseline/convnet/0"]["test"]["accuracy"] = 0.899
-    line = next(line for line in table(results).splitlines() if line.startswith("| convnet"))
+    line = next(line for line in table(results).splitlines() if line.startswith("| convnet "))
     assert "(inconclusive)" in line
     assert "At length" not in table(carried_out(long=False))
     assert table({}).startswith("Short form: inconclusive")
