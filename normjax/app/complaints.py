@@ -7,6 +7,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 from pydantic_core import ErrorDetails
 
+from normjax.app.rules import translated
+
 _INTEGER = gettext_noop("Use a whole number.")
 _NUMBER = gettext_noop("Use a number.")
 _YES_OR_NO = gettext_noop("Use true or false.")
@@ -38,10 +40,10 @@ def without_paths(text: str) -> str:
 
 
 def complaint(problem: ErrorDetails) -> str:
-    """What pydantic has against one field; rules of ours, and what is rare, in English."""
+    """What pydantic has against one field; what is rare in English."""
     words = _WORDS.get(problem["type"])
     if words is None:
-        return problem["msg"].removeprefix("Value error, ")[:500]
+        return translated(problem["msg"].removeprefix("Value error, "))[:500]
     return _(words) % {name: _plain(value) for name, value in problem.get("ctx", {}).items()}
 
 

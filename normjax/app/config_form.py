@@ -328,7 +328,7 @@ def _by_field(error: ValidationError) -> dict[str, str]:
         name = next((prefix for n in range(len(parts), 0, -1) if (prefix := ".".join(parts[:n])) in known), "")
         message = complaint(problem)
         if not name:
-            name = _field_named_in(message, ".".join(parts), known)
+            name = _field_named_in(problem["msg"].removeprefix("Value error, "), ".".join(parts), known)
         found.setdefault(name, message)
     return found
 

@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from babel.messages.pofile import read_po
 from django.utils.translation import override
 
 import normjax.app
-from normjax.app.config_form import leaves
+from normjax.app.config_form import RefusedError, leaves, validated
+from normjax.app.rules import translated
+from normjax.linen import make_norm
 
 pytest_plugins = ["app_fixtures"]
 
@@ -62,6 +65,46 @@ def test_the_compiled_file_is_that_of_the_text():
     write_mo(compiled, catalog())
     # If this fails: pybabel compile -D django -d normjax/app/locale
     assert (FOLDER / "django.mo").read_bytes() == compiled.getvalue()
+
+
+def rules() -> Iterator[str]:
+    """What the config has against several settings at once, each with an x for what is put in."""
+    for name in ("training/config.py", "data/options.py"):
+        for node in ast.walk(ast.parse((APP.parent / name).read_text())):
+            # A UserError is about a file that cannot be read.
+            if (
+                isinstance(node, ast.Raise)
+                and isinstance(node.exc, ast.Call)
+                and ast.unparse(node.exc.func) == "ValueError"
+            ):
+                (said,) = node.exc.args
+                parts = said.values if isinstance(said, ast.JoinedStr) else [said]
+                yield "".join(part.value if isinstance(part, ast.Constant) else "x" for part in parts)
+
+
+@pytest.mark.parametrize("said", [*rules()])
+def test_a_rule_of_the_library_is_said_in_the_language_of_the_page(said):
+    with override("zh-hans"):
+        assert translated(said) != said
+    with override("en"):
+        assert translated(said) == said
+
+
+@pytest.mark.parametrize("options", [{"momentum": "x"}, {"use_bias": 3}, {"no_such": 1}])
+def test_what_layers_have_against_their_options_is_translated(options):
+    with pytest.raises(ValueError, match="norm 'batch_norm'") as refused:
+        make_norm("batch_norm", **options)
+    with override("zh-hans"):
+        words = translated(str(refused.value))
+        assert words != str(refused.value)
+        assert next(iter(options)) in words
+
+
+def test_a_rule_stands_beside_the_field_that_it_names_first_in_english():
+    # In Chinese the other one is named first.
+    with override("zh-hans"), pytest.raises(RefusedError) as refused:
+        validated({"micro_batches": 3, "batch_size": 32}, None)
+    assert refused.value.errors == {"micro_batches": "batch_size=32 不能被 micro_batches=3 整除"}
 
 
 @pytest.mark.django_db
