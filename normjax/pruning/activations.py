@@ -30,7 +30,7 @@ class ActivationSums(NamedTuple):
     absolute: np.ndarray  # sums of magnitudes
     zeros: np.ndarray  # how many values are 0
     taylor: np.ndarray  # sum over examples of |mean over positions of a dL/da|
-    gate: np.ndarray  # sum over batches of (dL/dg)^2, g = 1 a factor of the neuron
+    gate: np.ndarray  # sum over examples of (dL/dg)^2, g = 1 a factor of the neuron
 
 
 class _Read(NamedTuple):
@@ -248,8 +248,7 @@ def _by_neuron(
             )
         if parts:
             whole = reduce(_together, parts)
-            gates = (gate.sum(0) / examples) ** 2
-            sums[group.name] = whole._replace(examples=examples, taylor=np.abs(taylor).sum(0), gate=gates)
+            sums[group.name] = whole._replace(examples=examples, taylor=np.abs(taylor).sum(0), gate=(gate**2).sum(0))
     return sums
 
 

@@ -52,7 +52,9 @@ class PruneConfig(Section):
     min_step: Share = Field(0.01, description="share below which a step is not halved any more, and the search ends")
     epochs: float = Field(1.0, gt=0, description="passes over the training set after each round")
     final_epochs: float = Field(3.0, gt=0, description="passes over the training set of the smaller network at last")
-    learning_rate: float = Field(0.02, gt=0, description="peak learning rate of these, which falls to 0 each time")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="peak learning rate of these, which falls to 0 each time; None: a fifth of the run's"
+    )
     min_keep: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of a layer that stays in any case")
     layer_cap: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="largest share of a layer that goes a round"
@@ -81,7 +83,7 @@ class PruneConfig(Section):
                 "per_cost=True divides by what a neuron brings towards keep_macs or keep_params; give one of these"
             )
         if self.per_cost and self.debias == "zscore":
-            raise ValueError("per_cost=True with debias='zscore' would divide negative scores; use another debias")
+            raise ValueError("per_cost=True with debias='zscore' would divide negative scores; use minmax or rank")
         return self
 
     @model_validator(mode="after")

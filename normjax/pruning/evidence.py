@@ -1,5 +1,6 @@
 """What neurons are judged on: the network with plain kernels, and images with their classes."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from normjax.data import Dataset, evaluation_batches
+from normjax.data.source import Subset
 from normjax.inference import materialize
 from normjax.training.config import ProximalConfig, TrainConfig, WeightNormConfig
 from normjax.training.step import Images
@@ -35,12 +37,14 @@ def images_and_classes(dataset: Dataset, most: int, batch: int) -> Iterator[tupl
 
     Args:
       dataset: of the run.
-      most: images in all, up to a batch.
+      most: images in all, up to a batch; from all over the data, which may lie sorted by class.
       batch: images at a time, fewer where there are fewer.
     """
     seen, scale = 0, Images(dataset.info.mean, dataset.info.std).scale
     size = min(batch, most, len(dataset.train))
-    for found in evaluation_batches(dataset.train, dataset.prepare, batch_size=size):
+    count = min(math.ceil(most / size) * size, len(dataset.train))
+    everywhere = Subset(dataset.train, np.linspace(0, len(dataset.train) - 1, count).round().astype(int))
+    for found in evaluation_batches(everywhere, dataset.prepare, batch_size=size):
         if seen >= most:
             return
         seen += size

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from normjax.inference.shrink import Shrunken
 from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
 from normjax.pruning.scores import score as score_of
-from normjax.pruning.select import Kept, everything, gone, without_lowest
+from normjax.pruning.select import Kept, everything, gone, of_the_original, without_lowest
 from normjax.tracing.neurons import trace
 
 
@@ -49,7 +51,7 @@ def prune(
       model: a Flax Linen model (or anything with ``apply(variables, example, **options)``).
       variables: its trained variables; they stay as they are.
       example: an input, or a tuple of inputs, for shapes and types; other batch sizes work too.
-      share: of all neurons that goes, above 0 and below 1.
+      share: of all neurons that goes, above 0 and below 1; less where the limits below leave fewer.
       kept: the neurons that stay, by group, in the stead of a share; groups not named stay whole.
       score: what neurons are judged by, one of ``normjax.pruning.SCORES``.
       debias: what makes scores of different layers comparable, one of ``normjax.pruning.DEBIASES``.
@@ -58,7 +60,7 @@ def prune(
       layer_cap: largest share of a layer that goes.
       protected: groups that stay as they are.
       opt_state: state of the optimizer, to go on with.
-      config: a ``TrainConfig`` of the network, to get that of the smaller one.
+      config: a ``TrainConfig`` of the network with plain kernels, to get that of the smaller one.
       seed: of the score ``random``.
       **options: keyword arguments of the model at inference, for example ``train=False``.
 
@@ -93,6 +95,8 @@ def prune(
         raise ValueError(f"this network has no neuron that can be removed: {reasons}.")
     sizes = {group.name: group.size for group in neurons.groups}
     if kept is not None and share is None:
+        if masks := [name for name, few in kept.items() if np.asarray(few).dtype == bool]:
+            raise ValueError(f"kept of {masks[0]} is a mask; give the numbers of what stays, np.flatnonzero(mask).")
         stays = everything(sizes) | {name: tuple(sorted(set(map(int, few)))) for name, few in kept.items()}
     elif share is not None and kept is None:
         if not 0 < share < 1:
@@ -110,7 +114,11 @@ def prune(
         smaller.shrink(variables),
         None if opt_state is None else smaller.shrink_state(opt_state),
         stays,
-        None
-        if config is None
-        else config.model_copy(update={"model": config.model.model_copy(update={"kept": stays})}),
+        None if config is None else _config(config, stays),
     )
+
+
+def _config(config: Any, stays: Kept) -> Any:
+    """Validated again: a network that is smaller has rules of its own. Its weights are not those of the file."""
+    model = config.model.model_copy(update={"kept": of_the_original(config.model.kept, stays), "weights": None})
+    return type(config).model_validate(config.model_copy(update={"model": model}).model_dump())

@@ -14,9 +14,10 @@ from normjax.inference import Shrunken
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.evidence import plain_network
 from normjax.pruning.latency import milliseconds
+from normjax.pruning.rounds import Found, Round
 from normjax.pruning.scores import SCORES, score
-from normjax.pruning.search import Found, Round, Search, fine_tuning
-from normjax.pruning.select import Kept
+from normjax.pruning.search import Search, fine_tuning
+from normjax.pruning.select import of_the_original
 from normjax.tracing.neurons import Neurons, trace
 from normjax.training.begin import begin_run
 from normjax.training.evaluate import restore_run
@@ -65,7 +66,7 @@ def prune_run(
     """
     console, stop = console or Console(quiet=True), stop or StopRequest()
     target, source = RunDirectory(output), RunDirectory(path)
-    session, state, _ = restore_run(path, checkpoint)
+    session, state, step = restore_run(path, checkpoint)
     config, variables = plain_network(
         session.config, session.model, session.info.image_shape, evaluated_variables(state)
     )
@@ -81,13 +82,13 @@ def prune_run(
     _check_score(neurons, variables, options)
     target.acquire()
     try:
-        _check_output(target, path, options, checkpoint)
+        _check_output(target, path, options, step)
         search = Search(
             config, variables, state.reference, neurons, dataset, options, output / SEARCH / "rounds", console, stop
         )
         found = search.carry_out()
         smaller = Shrunken(model, neurons, found.kept)
-        kept = _of_the_original(config.model.kept, found.kept)
+        kept = of_the_original(config.model.kept, found.kept)
         small_config = fine_tuning(
             config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept, "weights": None})
         )
@@ -108,7 +109,7 @@ def prune_run(
         "kept": kept,
         "neurons": {group.name: group.size for group in neurons.groups},
         "not_followed": _not_followed(neurons),
-        "before": _told(before, latency[0], _tested(source)),
+        "before": _told(before, latency[0], _tested(source, step)),
         "after": _told(after, latency[1], summary["test"]["accuracy"])
         | {"validation_accuracy": summary["validation_accuracy"]},
         "target": _target(options, found, summary["validation_accuracy"]),
@@ -141,7 +142,7 @@ def _target(options: PruneConfig, found: Found, accuracy: float) -> dict[str, An
     """What was asked for, what came out after the final epochs, and whether it holds."""
     first, last = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
     if found.target is not None:
-        return {"validation_accuracy": found.target, "reached": accuracy, "met": last.accuracy >= found.target}
+        return {"validation_accuracy": found.target, "reached": accuracy, "met": accuracy >= found.target}
     sizes = {
         "keep_macs": (options.keep_macs, last.multiply_adds / first.multiply_adds),
         "keep_params": (options.keep_params, last.parameters / first.parameters),
@@ -152,14 +153,16 @@ def _target(options: PruneConfig, found: Found, accuracy: float) -> dict[str, An
     return told | {"met": all(left <= share for share, left in asked.values())}
 
 
-def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkpoint: str) -> None:
+def _check_output(target: RunDirectory, path: Path, options: PruneConfig, step: int) -> None:
     """Refuses a directory of another pruning, and writes down what this one is."""
-    wanted = {"run": str(path), "checkpoint": checkpoint, **options.model_dump(mode="json")}
+    wanted = {"run": str(path.resolve()), "step": step, **options.model_dump(mode="json")}
     note = target.path / SEARCH / "search.json"
     if note.exists():
         # An option that did not exist then had its default.
         begun = PruneConfig.model_construct().model_dump(mode="json") | json.loads(note.read_text())
-        changed = [f"{name} was {begun[name]}, now {wanted[name]}" for name in wanted if begun[name] != wanted[name]]
+        changed = [
+            f"{name} was {begun.get(name)}, now {wanted[name]}" for name in wanted if begun.get(name) != wanted[name]
+        ]
         if changed:
             raise UserError(f"{target.path} was begun by another pruning ({'; '.join(changed)}); give a new --output.")
         return
@@ -169,14 +172,6 @@ def _check_output(target: RunDirectory, path: Path, options: PruneConfig, checkp
         raise UserError(f"{target.path} holds {foreign[0]}; give a new --output.")
     note.parent.mkdir(exist_ok=True)
     write_json(note, wanted)
-
-
-def _of_the_original(before: Kept, found: Kept) -> Kept:
-    """Neurons that stay, counted in the network that was pruned first."""
-    return {
-        name: tuple(before[name][number] for number in numbers) if name in before else tuple(numbers)
-        for name, numbers in found.items()
-    }
 
 
 def _told(round_: Any, latency: dict[str, float], tested: float | None) -> dict[str, Any]:
@@ -190,11 +185,12 @@ def _told(round_: Any, latency: dict[str, float], tested: float | None) -> dict[
     }
 
 
-def _tested(run: RunDirectory) -> float | None:
-    """What the run reached on the test set, where it is over; the set is not read again."""
+def _tested(run: RunDirectory, step: int) -> float | None:
+    """What the run reached on the test set with this checkpoint, where it was tested; the set is not read again."""
     if not run.summary_file.exists():
         return None
-    return json.loads(run.summary_file.read_text())["test"]["accuracy"]
+    summary = json.loads(run.summary_file.read_text())
+    return summary["test"]["accuracy"] if summary["tested_step"] == step else None
 
 
 def _not_followed(neurons: Neurons) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from normjax.pruning.constants import fold_constants
 from normjax.pruning.debias import debiased
 from normjax.pruning.evidence import images_and_classes
 from normjax.pruning.latency import milliseconds
+from normjax.pruning.rounds import Cut, Found, Round
 from normjax.pruning.scores import SCORES, score
 from normjax.pruning.select import Kept, at_multiples, everything, without_lowest
 from normjax.tracing import leaf_paths
@@ -33,38 +34,7 @@ from normjax.training.stop import StoppedError, StopRequest
 from normjax.transforms import frozen_zeros, with_alive
 
 _BATCH = 128  # images at a time that decide what is faster
-
-
-class Round(NamedTuple):
-    """One trial of a smaller network."""
-
-    number: int
-    neurons: int  # left
-    parameters: int
-    multiply_adds: int  # of one image
-    accuracy: float  # on the validation split, after fine-tuning
-    step: float  # share of the neurons that was to go
-    accepted: bool
-    widths: dict[str, int]
-
-
-class Cut(NamedTuple):
-    """Whether widths were cut to a multiple: if it saves a larger share of the time of a batch than of the products."""
-
-    taken: bool
-    milliseconds_cut: float
-    milliseconds_uncut: float
-    products: float  # of the cut network, as a share of those of the other
-
-
-class Found(NamedTuple):
-    """The smallest network that met the target."""
-
-    kept: Kept
-    variables: dict[str, Any]  # of the whole network, with zeros
-    rounds: list[Round]  # the first one is the network as it was
-    cut: Cut | None  # None where there was nothing to cut
-    target: float | None  # validation accuracy that had to hold; None where only the size counted
+_BEYOND = 0.05  # of the network, which a cut to a multiple may take beyond what was asked for
 
 
 class Search:
@@ -114,17 +84,34 @@ class Search:
         """Rounds until the target no longer holds, or is reached.
 
         Raises:
-          UserError: a protected layer is not there, or a checkpoint cannot be written.
+          UserError: a protected layer is not there, a size cannot be reached, fine-tuning diverges, or a checkpoint
+            cannot be written.
           StoppedError: it was asked to stop; all rounds that are done are saved.
         """
         if unknown := [name for name in self.options.protected if name not in self.sizes]:
             raise UserError(f"protected={unknown[0]}: no layer of this network; use {', '.join(self.sizes)}.")
         if not set(self.sizes) - set(self.options.protected):
             raise UserError(f"protected={' '.join(self.options.protected)}: that is every layer of this network.")
+        self._check_reachable()
         try:
             return self._search()
         finally:
             self.checkpoints.close()
+
+    def _check_reachable(self) -> None:
+        """Refuses a size that is below what stays in any case, before the network is ruined on the way there."""
+        options, whole = self.options, everything(self.sizes)
+        least = whole | {
+            name: numbers[: self._least(name)] for name, numbers in whole.items() if name not in options.protected
+        }
+        first, smallest = self._size(whole), self._size(least)
+        for name, what in (("keep_macs", "multiply_adds"), ("keep_params", "parameters")):
+            share = getattr(smallest, what) / getattr(first, what)
+            if what in (wanted := self._wanted(first)) and getattr(smallest, what) > wanted[what]:
+                raise UserError(
+                    f"{name}={getattr(options, name):g} cannot be reached: {share:.3g} of it is what "
+                    f"min_keep={options.min_keep:g} of each layer and what is protected leave; ask for more."
+                )
 
     def _search(self) -> Found:
         best, kept, step = self.first, everything(self.sizes), self.options.step
@@ -135,7 +122,7 @@ class Search:
             kept, step = {name: tuple(numbers) for name, numbers in meta["kept"].items()}, meta["step"]
             self.cut = meta["cut"] and Cut(**meta["cut"])
         else:
-            rounds.append(self._round(0, kept, self._accuracy(self._state(best, kept)), 0.0, accepted=True))
+            rounds.append(self._round(0, kept, self._accuracy(self._state(best, kept), 0), 0.0, accepted=True))
             self._tell(rounds[0])
         target = self._target(rounds[0])
         # A cut ends the search, whatever became of it.
@@ -156,7 +143,7 @@ class Search:
             going = {name: set(numbers) - set(smaller[name]) for name, numbers in kept.items()}
             begun = fold_constants(self.model, best, self.neurons, going, self.example, train=False)
             state = self._fine_tune(self._state(begun, smaller), number)
-            accuracy = self._accuracy(state)
+            accuracy = self._accuracy(state, number)
             accepted = target is None or accuracy >= target
             rounds.append(self._round(number, smaller, accuracy, step, accepted=accepted))
             if accepted:
@@ -180,10 +167,10 @@ class Search:
         shares = {"multiply_adds": self.options.keep_macs, "parameters": self.options.keep_params}
         return {what: share * getattr(first, what) for what, share in shares.items() if share is not None}
 
-    def _reached(self, now: Size, first: Size) -> bool:
-        """Whether the network is as small as was asked for."""
-        wanted = self._wanted(first)
-        return bool(wanted) and all(getattr(now, what) <= most for what, most in wanted.items())
+    def _reached(self, now: Size, first: Size, beyond: float = 1.0) -> bool:
+        """Whether the network is as small as was asked for, and not in all ways smaller by more than a share."""
+        over = [(getattr(now, what) - most) / getattr(first, what) for what, most in self._wanted(first).items()]
+        return bool(over) and max(over) <= 0 and max(over) >= -beyond
 
     def _per_cost(self, scores: dict[str, np.ndarray], kept: Kept, first: Size) -> dict[str, np.ndarray]:
         """Scores by what the neuron brings towards the sizes asked for, of which the farther one counts more."""
@@ -191,9 +178,7 @@ class Search:
         divided = dict(scores)
         for name, numbers in kept.items():
             if scores[name][list(numbers)].min() < 0:
-                raise UserError(
-                    f"per_cost=True divides, and scores of {name} are negative; use another score or debias."
-                )
+                raise UserError(f"per_cost=True divides, and scores of {name} are negative; use debias=minmax or rank.")
             if len(numbers) > 1:
                 less = self._size(kept | {name: numbers[1:]})
                 divided[name] = scores[name] / sum(
@@ -239,7 +224,7 @@ class Search:
             return uncut
         # What is rounded up must go elsewhere, so that more than a step may be needed.
         cut = least(lambda left: self._cut(scores, left, kept), sum(map(len, kept.values())))
-        return self._faster(cut, uncut) if self._reached(self._size(cut), first) else uncut
+        return self._faster(cut, uncut) if self._reached(self._size(cut), first, _BEYOND) else uncut
 
     def _layer_of(self, number: int, kept: Kept) -> str:
         """The layer whose turn it is in a round, counted from 1; the next one with neurons to spare."""
@@ -265,11 +250,12 @@ class Search:
         networks = [(network, network.shrink(self.first)) for network in shrunken]
         times = milliseconds(networks, self.dataset.info.image_shape, (_BATCH,))
         faster, usual = (time[str(_BATCH)] for time in times)
+        even = sum(len(numbers) % self.options.multiple == 0 for numbers in cut.values())
         share = self._size(cut).multiply_adds / self._size(kept).multiply_adds
-        self.cut = Cut(faster < share * usual, faster, usual, share)
+        self.cut = Cut(faster < min(share, 1) * usual, faster, usual, share, even)
         verdict = "taken" if self.cut.taken else "not taken"
-        said = f"widths cut to multiples of {self.options.multiple}: {faster:.2f} ms instead of {usual:.2f}"
-        said += f" for {share:.0%} of the products, {verdict}"
+        said = f"{even} of {len(cut)} widths at multiples of {self.options.multiple}: {faster:.2f} ms instead of "
+        said += f"{usual:.2f} for {share:.0%} of the products, {verdict}"
         self.console.print(said, highlight=False, soft_wrap=True)
         return cut if self.cut.taken else kept
 
@@ -279,8 +265,12 @@ class Search:
         if SCORES[self.options.score].needs == "data":
             shown = images_and_classes(self.dataset, self.options.score_images, self.session.eval_batch_size)
             activations = self.probe.measure(variables, shown)
-        raw = score(self.neurons, variables, self.options.score, activations=activations)
-        left = debiased({name: raw[name][list(numbers)] for name, numbers in kept.items()}, self.options.debias)
+        seed = self.session.config.seed
+        try:
+            raw = score(self.neurons, variables, self.options.score, activations=activations, seed=seed)
+            left = debiased({name: raw[name][list(numbers)] for name, numbers in kept.items()}, self.options.debias)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         scores = {name: np.full(size, np.inf) for name, size in self.sizes.items()}
         for name, numbers in kept.items():
             scores[name][list(numbers)] = left[name]
@@ -328,12 +318,23 @@ class Search:
             if session.refreshes_before(step):
                 state = self._refresh(state)
             state, metrics = self._compiled(state, sharded)
-            metrics.loss.block_until_ready()
+            skipped = int(np.max(metrics.skipped_in_row))
+            if skipped >= min(config.max_skipped_steps, session.total_steps):
+                raise UserError(
+                    f"round {number}, step {step}: {skipped} steps in a row were not finite; use a learning_rate below "
+                    f"{config.optimizer.learning_rate:g}."
+                )
         return state
 
-    def _accuracy(self, state: Any) -> float:
+    def _accuracy(self, state: Any, number: int) -> float:
         assert self.dataset.validation is not None
-        return self.evaluator.score(state, self.dataset.validation, self.dataset.prepare).accuracy
+        found = self.evaluator.score(state, self.dataset.validation, self.dataset.prepare)
+        if not math.isfinite(found.loss):
+            rate = self.session.config.optimizer.learning_rate
+            raise UserError(
+                f"round {number}: the loss on the validation split is not finite; use a learning_rate below {rate:g}."
+            )
+        return found.accuracy
 
     def _size(self, kept: Kept) -> Size:
         return Shrunken(self.model, self.neurons, kept).size(self.example, train=False)
@@ -361,11 +362,12 @@ def _size(told: Round) -> Size:
 
 def fine_tuning(config: TrainConfig, options: PruneConfig, epochs: float, **changes: Any) -> TrainConfig:
     """The config of a training that goes on with a network: a rate that falls from its peak to 0, no average."""
+    rate = config.optimizer.learning_rate / 5 if options.learning_rate is None else options.learning_rate
     return config.model_copy(
         update={
             "epochs": epochs,
             "ema_decay": None,
-            "optimizer": config.optimizer.model_copy(update={"learning_rate": options.learning_rate}),
+            "optimizer": config.optimizer.model_copy(update={"learning_rate": rate}),
             "schedule": ScheduleConfig(name="cosine", warmup_epochs=0),
             **changes,
         }

@@ -24,6 +24,23 @@ def gone(sizes: Mapping[str, int], kept: Mapping[str, Sequence[int]]) -> dict[st
     return {name: set(range(size)) - set(kept.get(name, range(size))) for name, size in sizes.items()}
 
 
+def of_the_original(before: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> Kept:
+    """Neurons that stay, counted in the network that was pruned first.
+
+    Args:
+      before: what an earlier pruning left, by group; groups not named were whole.
+      found: what stays of that.
+
+    Example:
+      >>> of_the_original({"a": (2, 5, 7)}, {"a": (0, 2), "b": (1,)})
+      {'a': (2, 7), 'b': (1,)}
+    """
+    return {
+        name: tuple(before[name][number] for number in numbers) if name in before else tuple(numbers)
+        for name, numbers in found.items()
+    }
+
+
 def without_lowest(
     scores: Mapping[str, Any],
     kept: Mapping[str, Sequence[int]],
@@ -47,17 +64,15 @@ def without_lowest(
       The neurons that stay.
 
     Raises:
-      ValueError: a limit is out of range, or a protected group is not there.
+      ValueError: the count or a limit is out of range, a score is NaN, or a protected group is not there.
 
     Example:
       >>> without_lowest({"a": [1.0, 2.0, 9.0], "b": [3.0, 8.0]}, everything({"a": 3, "b": 2}), 2)
       {'a': (1, 2), 'b': (1,)}
     """
-    for name, share in (("min_keep", min_keep), ("layer_cap", layer_cap)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}={share:g} is out of range; use 0 to 1.")
-    if unknown := [name for name in protected if name not in scores]:
-        raise ValueError(f"protected={unknown[0]!r} is no group of neurons; use {', '.join(scores)}.")
+    if count != int(count) or count < 0:
+        raise ValueError(f"count={count} is no number of neurons; use 0 or more.")
+    _check_limits(scores, protected, min_keep=min_keep, layer_cap=layer_cap)
     free, candidates = {}, []
     for name, values in scores.items():
         if name in protected:
@@ -75,6 +90,16 @@ def without_lowest(
     return {name: tuple(index for index in kept[name] if index not in gone[name]) for name in scores}
 
 
+def _check_limits(scores: Mapping[str, Any], protected: Sequence[str], **shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share:g} is out of range; use 0 to 1.")
+    if unknown := [name for name in protected if name not in scores]:
+        raise ValueError(f"protected={unknown[0]!r} is no group of neurons; use {', '.join(scores)}.")
+    if broken := [name for name, values in scores.items() if np.isnan(np.asarray(values, np.float64)).any()]:
+        raise ValueError(f"scores of {broken[0]} are not all numbers; a NaN has no place in a ranking.")
+
+
 def at_multiples(
     scores: Mapping[str, Any],
     kept: Mapping[str, Sequence[int]],
@@ -90,7 +115,7 @@ def at_multiples(
       scores: of all neurons of each group, the higher the better.
       kept: the neurons that are to stay; a group between two multiples gets the greater one.
       before: those that there are, the best of which come back where a group is widened. A group that would need more
-        stays as it is, for the next lower multiple may be half of it.
+        goes to the next lower multiple where that takes at most a quarter of it, and else stays as it is.
       multiple: 1 or more.
       min_keep: share of a group's neurons that stays in any case, one neuron at least.
       protected: groups that stay as they are.
@@ -98,14 +123,22 @@ def at_multiples(
     Returns:
       The neurons that stay.
 
+    Raises:
+      ValueError: the multiple or the share is out of range, or a protected group is not there.
+
     Example:
       >>> scores = {"a": [5.0, 1.0, 4.0, 3.0, 2.0], "b": [1.0, 2.0, 3.0, 4.0, 5.0]}
       >>> at_multiples(scores, {"a": (0, 2, 3), "b": (3, 4)}, everything({"a": 5, "b": 5}), 4)
       {'a': (0, 2, 3, 4), 'b': (1, 2, 3, 4)}
     """
+    if multiple < 1:
+        raise ValueError(f"multiple={multiple} is out of range; use 1 or more.")
+    _check_limits(scores, protected, min_keep=min_keep)
     cut = {name: tuple(numbers) for name, numbers in kept.items()}
     for name, values in scores.items():
         width = (2 * len(kept[name]) + multiple) // (2 * multiple) * multiple
+        if width > len(before[name]) and 4 * (width - multiple) >= 3 * len(kept[name]):
+            width -= multiple
         least = max(1, math.ceil(min_keep * len(values)))
         if name not in protected and least <= width <= len(before[name]):
             there = np.asarray(before[name])

@@ -2,7 +2,7 @@
 
 In short, three seeds: a convolutional network on CIFAR-10 is made ever smaller by the debiased ranking, by the scores
 as they are and by an equal share of each layer; other controls have one seed.
-At length, one seed: how small a ConvNet and a ResNet-20 become at the cost of one point of accuracy.
+At length, one seed: what two ConvNets and a ResNet-20 lose at a given size.
 """
 
 from collections.abc import Sequence
@@ -167,7 +167,7 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
     whole = [
         100 * results[_baseline("short", seed)]["validation_accuracy"]
         for seed in SEEDS
-        if _baseline("short", seed) in results
+        if _trained(results, _baseline("short", seed))
     ]
     widths = {LABELS[name]: results[_key(name, 0)] for name in SEEDED if _trained(results, _key(name, 0))}
     if widths:  # the short form has begun
@@ -175,23 +175,30 @@ def draw(results: Results, stem: Path, data_dir: Path | None = None) -> None:
         draw_widths(widths, stem.with_name(f"{stem.name}-widths.png"))
 
 
-def curve(result: dict[str, Any]) -> np.ndarray:
-    """Of a search the multiplications left and the validation accuracy of each round, in per cent; (rounds, 2)."""
-    rounds = [told for told in result["rounds"] if told["accepted"]]
+def curve(result: dict[str, Any], *, refused: bool = False) -> np.ndarray:
+    """Of a search the multiplications left and the validation accuracy of each round, in per cent; (rounds, 2).
+
+    Args:
+      result: of the search.
+      refused: whether rounds that missed the target count, too; all are then in order of the multiplications.
+    """
+    rounds = [told for told in result["rounds"] if told["accepted"] or refused]
     whole = rounds[0]["multiply_adds"]
+    if refused:
+        rounds.sort(key=lambda told: -told["multiply_adds"])
     return np.array([[100 * told["multiply_adds"] / whole, 100 * told["accuracy"]] for told in rounds])
 
 
-def accuracy_at(result: dict[str, Any], share: float) -> float | None:
+def accuracy_at(result: dict[str, Any], share: float, *, refused: bool = False) -> float | None:
     """Validation accuracy at a share of the multiplications, between the rounds around it; None beyond the last."""
-    points = curve(result)[::-1]
+    points = curve(result, refused=refused)[::-1]
     if 100 * share < points[0, 0]:
         return None
     return float(np.interp(100 * share, points[:, 0], points[:, 1]))
 
 
 def _short_table(results: Results) -> str:
-    seeds = [seed for seed in SEEDS if all("test" in results.get(_key(name, seed), {}) for name in SEEDED)]
+    seeds = [seed for seed in SEEDS if all(_key(name, seed) in results for name in SEEDED)]
     if not seeds:
         return "Short form: inconclusive, no seed has all contenders yet.\n"
     tested = {name: _tested(results, name, seeds if name in SEEDED else SEEDS[:1]) for name in (*CONTENDERS, SCRATCH)}
@@ -216,7 +223,8 @@ def _short_table(results: Results) -> str:
         f"{estimate([100 * told['test']['accuracy'] for told in before])} % before pruning; "
         f"{run['config']['pruning']['epochs'] * 45_000:,.0f} images a round, {len(seeds)} seeds (controls: one); mean "
         "± half of the 95 % interval, differences paired over seeds. The first columns are the validation split "
-        f"between rounds; the test set is read once, at {LEFT:.0%} of the multiplications.\n"
+        f"between rounds; the test set is read once, at {LEFT:.0%} of the multiplications. A run that diverged counts "
+        "as 0.\n"
     )
     header = ["ranking", *(f"{share:.0%} of MACs" for share in SHARES), f"test, {LEFT:.0%}", "debiased less it"]
     return f"{said}\n{_claim(tested)}\n\n{markdown(header, rows)}"
@@ -250,7 +258,7 @@ def _long_table(results: Results) -> str:
         if not (_trained(results, _baseline(name, 0)) and _trained(results, _key(name, 0))):
             continue
         before, found = results[_baseline(name, 0)], results[_key(name, 0)]
-        first, last = found["before"], found["after"]
+        first, last, options = found["before"], found["after"], found["config"]["pruning"]
         accuracies = [100 * before["test"]["accuracy"], 100 * found["test"]["accuracy"]]
         lost = accuracies[0] - accuracies[1]
         verdict = "inconclusive" if accuracies[0] < long.least else "yes" if lost <= MOST_LOST else "no"
@@ -259,6 +267,7 @@ def _long_table(results: Results) -> str:
                 name,
                 *(f"{accuracy:.2f}" for accuracy in accuracies),
                 f"{lost:.2f} ({verdict})",
+                f"{options['epochs'] * (len(found['rounds']) - 1) + options['final_epochs']:g}",
                 _change(first["multiply_adds"] / 1e6, last["multiply_adds"] / 1e6),
                 _change(first["parameters"] / 1e3, last["parameters"] / 1e3),
                 _change(*(size["milliseconds"]["128"] for size in (first, last))),
@@ -268,10 +277,21 @@ def _long_table(results: Results) -> str:
         return ""
     least = " and ".join(f"{long.least:g} % ({name})" for name, long in LONG.items())
     said = (
-        f"**At length**: one seed; whether at most {MOST_LOST:g} point of test accuracy is lost (wanted). Nothing is "
-        f"concluded from less than {least} before; what is left stands in brackets.\n"
+        f"**At length**: one seed, so that a difference below a point is within chance; whether at most {MOST_LOST:g} "
+        f"point of test accuracy is lost (wanted). Nothing is concluded from less than {least} before; what is left "
+        "stands in brackets. The epochs are those that the pruned network was trained for besides. Milliseconds were "
+        "measured beside another run.\n"
     )
-    header = ["network", "test before [%]", "after [%]", "lost", "MACs [M]", "parameters [1000]", "128 images [ms]"]
+    header = [
+        "network",
+        "test before [%]",
+        "after [%]",
+        "lost",
+        "epochs",
+        "MACs [M]",
+        "parameters [1000]",
+        "128 images [ms]",
+    ]
     return f"{said}\n{markdown(header, rows)}"
 
 

@@ -8,6 +8,8 @@ The thesis finds that dense layers go almost free and convolutions do not, and t
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from normjax.pruning.config import PruneConfig, PruningConfig
 from normjax.studies.comparison import markdown
 from normjax.studies.network import CIFAR10
@@ -19,6 +21,7 @@ REQUIRES = ()
 PAIR = ("cat", "dog")
 OTHERS = ("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
 DROP = 0.02  # validation accuracy that may be lost
+_VALIDATION = 1000  # images of the two classes
 EARLY = 0.7  # of the multiplications: where scores are compared before fine-tuning has done its work
 CONVOLUTIONS = ("conv0_0", "conv0_1", "conv1_0", "conv1_1", "conv2_0", "conv2_1")
 DENSE = ("dense0", "dense1")
@@ -89,7 +92,7 @@ def table(results: Results) -> str:
                 f"{score} ({'data' if score.startswith('taylor') else 'weights'})",
                 f"{100 * last['parameters'] / first['parameters']:.1f}",
                 f"{100 * last['multiply_adds'] / first['multiply_adds']:.1f}",
-                "" if what != "all" or (early := accuracy_at(told, EARLY)) is None else f"{early:.1f}",
+                "" if what != "all" or (early := _early(told)) is None else f"{early:.1f}",
                 str(len(tried)),
                 f"{100 * told['test']['accuracy']:.2f}",
             ]
@@ -137,16 +140,24 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
             f"Dense layers go almost free, convolutions do not: {'found' if left[0] < left[1] else 'not found'} "
             f"({left[0]:.0%} of the dense neurons are left, {left[1]:.0%} of the convolutions')."
         )
-    early = {score: accuracy_at(results[keys[score, "all"]], EARLY) for score in SCORES if (score, "all") in keys}
+    early = {score: _early(results[keys[score, "all"]]) for score in SCORES if (score, "all") in keys}
     weights = [value for score, value in early.items() if score in SCORES[:2] and value is not None]
     data = [value for score, value in early.items() if score in SCORES[2:] and value is not None]
     if weights and data:
-        wins = "found" if max(data) > max(weights) else "not found"
+        # Twice the standard error of a difference between two networks on the validation split.
+        chance = 2 * np.sqrt(2 * max(data) * (100 - max(data)) / _VALIDATION)
+        further = max(data) - max(weights)
+        wins = "no difference beyond chance" if abs(further) <= chance else "found" if further > 0 else "not found"
         said.append(
             f"Scores of data win at first: {wins} (at {EARLY:.0%} of the multiplications {max(data):.1f} % against "
             f"{max(weights):.1f} %)."
         )
     return " ".join(said)
+
+
+def _early(told: dict[str, Any]) -> float | None:
+    """Of all rounds: one that missed the target before tells most."""
+    return accuracy_at(told, EARLY, refused=True)
 
 
 def _neurons_left(told: dict[str, Any], layers: tuple[str, ...]) -> float:

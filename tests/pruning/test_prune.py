@@ -1,5 +1,7 @@
 """Networks without the neurons that are worth least."""
 
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from flax import linen as nn
 
 import normjax
 from normjax.models import build_model
+from normjax.training.config import ModelConfig, TrainConfig, WeightNormConfig
 
+WEIGHT_NORMED = TrainConfig(weight_norm=WeightNormConfig(name="structural"))
 X = jnp.asarray(np.random.default_rng(3).normal(size=(4, 8, 8, 3)), jnp.float32)
 
 
@@ -18,6 +22,17 @@ X = jnp.asarray(np.random.default_rng(3).normal(size=(4, 8, 8, 3)), jnp.float32)
 def net():
     model = build_model("convnet", num_classes=5, norm=normjax.make_norm("batch_norm"), widths=(8, 12), dense=(16,))
     return model, model.init(jax.random.key(0), X, train=True)
+
+
+def test_the_config_is_that_of_the_smaller_network(net):
+    # It once named a file of the larger one's weights, and counted neurons in the smaller one.
+    model, variables = net
+    whole = ModelConfig(
+        name="convnet", widths=(10, 12), dense=(16,), weights=Path("w.safetensors"), kept={"conv0_0": range(2, 10)}
+    )
+    smaller = normjax.prune(model, variables, X, kept={"conv0_0": [0, 3]}, config=TrainConfig(model=whole), train=False)
+    assert smaller.config.model.kept["conv0_0"] == (2, 5)
+    assert smaller.config.model.weights is None
 
 
 def test_a_share_of_all_neurons_goes(net):
@@ -106,6 +121,8 @@ class _Sorted(nn.Module):
         ({"share": 0.5, "score": "apoz"}, "score=apoz needs data, and there are none"),
         ({"share": 0.5, "debias": "sum"}, "debias='sum' is not known"),
         ({"share": 0.5, "protected": ["head"]}, "protected='head' is no group of neurons"),
+        ({"kept": {"conv0_0": np.arange(8) > 2}}, r"kept of conv0_0 is a mask; give the numbers of what stays"),
+        ({"share": 0.5, "config": WEIGHT_NORMED}, "model.kept is of a network with plain kernels"),
         ({"kept": {"head": [0]}}, "kept='head' is no group of neurons of this network; use conv0_0"),
         ({"kept": {"conv0_0": [8]}}, r"kept\['conv0_0'\]=\[8\] must name one neuron or more of 0 to 7\."),
     ],

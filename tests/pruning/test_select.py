@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from normjax.pruning.select import at_multiples, everything
+from normjax.pruning.select import at_multiples, everything, without_lowest
 
 SIZES = {"wide": 64, "narrow": 16}
 
@@ -26,11 +26,26 @@ def test_a_width_goes_to_the_nearest_multiple(scores, width, nearest):
     assert cut == whole | {"wide": best(scores["wide"], whole["wide"], nearest)}
 
 
-def test_a_width_that_cannot_grow_stays(scores):
-    # It went down instead, from 13 to 8.
-    before = everything(SIZES) | {"narrow": tuple(range(14))}
-    kept = before | {"narrow": best(scores["narrow"], before["narrow"], 13)}
-    assert at_multiples(scores, kept, before, 8) == kept
+def test_a_width_that_cannot_grow_stays_where_it_would_lose_much(scores):
+    # It went down in any case, from 13 to 8.
+    before = everything(SIZES) | {"narrow": tuple(range(14)), "wide": tuple(range(46))}
+    kept = {name: best(scores[name], before[name], width) for name, width in (("narrow", 13), ("wide", 45))}
+    cut = at_multiples(scores, kept, before, 8)
+    assert cut == {"narrow": kept["narrow"], "wide": best(scores["wide"], before["wide"], 40)}
+
+
+def test_what_cannot_be_ranked_is_refused(scores):
+    whole = everything(SIZES)
+    for multiple in (0, -8):
+        with pytest.raises(ValueError, match=f"multiple={multiple} is out of range; use 1 or more"):
+            at_multiples(scores, whole, whole, multiple)
+    with pytest.raises(ValueError, match="protected='typo' is no group of neurons; use wide, narrow"):
+        at_multiples(scores, whole, whole, 8, protected=("typo",))
+    for count in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"count={count} is no number of neurons"):
+            without_lowest(scores, whole, count)
+    with pytest.raises(ValueError, match="scores of narrow are not all numbers"):
+        without_lowest(scores | {"narrow": np.full(16, np.nan)}, whole, 1)
 
 
 def test_limits_hold_where_widths_are_cut(scores):
