@@ -147,7 +147,7 @@ async def soak(server: Server, minutes: float) -> None:
     """Watchers and requests for a time; the memory of the server after each tenth of it."""
     assert server.process is not None
     process, problems, seconds = psutil.Process(server.process.pid), [], []
-    run = server.submit(epochs=1000)
+    run = server.submit(epochs=1000 * minutes)  # more than there is time for
     server.wait(run, "running")
     done = asyncio.Event()
     watching = [asyncio.create_task(watch(server, run, [], problems)) for _ in range(WATCHERS)]
