@@ -17,7 +17,7 @@ def _pattern(words: str) -> re.Pattern[str]:
     return re.compile("".join(f"(?P<{part}>.*)" if n % 2 else re.escape(part) for n, part in enumerate(parts)))
 
 
-_RULES = {
+RULES = {
     words: _pattern(words)
     for words in (
         gettext_noop("sync_devices=%(devices)s has no meaning with name=%(name)s, which shares nothing"),
@@ -67,7 +67,7 @@ _RULES = {
 
 def translated(said: str) -> str:
     """The rule in the language of the page; what is no rule of these as it was said."""
-    for words, pattern in _RULES.items():
+    for words, pattern in RULES.items():
         if found := pattern.fullmatch(said):
             return _(words) % found.groupdict()
     return said

@@ -129,7 +129,7 @@ def taylor_activation(group: Group, evidence: Evidence) -> np.ndarray:
 def taylor_gate(group: Group, evidence: Evidence) -> np.ndarray:
     r""":math:`E_n (\partial L_n/\partial g_i)^2` with a gate g = 1 on the neuron (Molchanov et al., 2019).
 
-    The square of each example: with that of a batch's mean, as there, two sets of a thousand images hardly agree.
+    The square of each example: with that of a batch's mean, as there, it would depend on how the data are cut.
     """
     sums = _sums(group, evidence)
     return sums.gate / sums.examples

@@ -13,8 +13,8 @@ from django.utils.translation import override
 
 import normjax.app
 from normjax.app.config_form import RefusedError, leaves, validated
-from normjax.app.rules import translated
-from normjax.linen import make_norm
+from normjax.app.rules import RULES, translated
+from normjax.linen import make_norm, make_weight_norm
 
 pytest_plugins = ["app_fixtures"]
 
@@ -98,6 +98,24 @@ def test_what_layers_have_against_their_options_is_translated(options):
         words = translated(str(refused.value))
         assert words != str(refused.value)
         assert next(iter(options)) in words
+
+
+def test_no_rule_is_kept_that_the_library_has_no_more():
+    said = list(rules())
+    for make, name in ((make_norm, "batch_norm"), (make_weight_norm, "structural")):
+        with pytest.raises(ValueError, match="has no option") as refused:
+            make(name, no_such=1)
+        said.append(str(refused.value))
+    for name, options in (
+        ("batch_norm", {"use_bias": 3}),
+        ("batch_norm", {"momentum": "x"}),
+        ("reference_batch_norm", {"mode": 3}),
+    ):
+        with pytest.raises(ValueError, match="is not") as refused:
+            make_norm(name, **options)
+        said.append(str(refused.value))
+    unused = [words for words, pattern in RULES.items() if not any(map(pattern.fullmatch, said))]
+    assert unused == []
 
 
 def test_a_rule_stands_beside_the_field_that_it_names_first_in_english():
