@@ -73,7 +73,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             # One killed between two files of a deletion would leave what looks like a damaged checkpoint.
             todelete_subdir=_REMOVED,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+            # Threads that wait for directories wait by the clock: one set back would hold a process for that long.
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=self._write_manifest, create_directories_asynchronously=False
+            ),
         )
         return ocp.CheckpointManager(self.directory.resolve(), options=options)
 
