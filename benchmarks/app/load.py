@@ -147,7 +147,8 @@ async def soak(server: Server, minutes: float) -> None:
     """Watchers and requests for a time; the memory of the server after each tenth of it."""
     assert server.process is not None
     process, problems, seconds = psutil.Process(server.process.pid), [], []
-    run = server.submit(epochs=1000 * minutes)  # more than there is time for
+    # As many steps as are allowed, more than there is time for; lines come as often as in the measurement.
+    run = server.submit(epochs=1000, batch_size=1, run={"log_every": 60})
     server.wait(run, "running")
     done = asyncio.Event()
     watching = [asyncio.create_task(watch(server, run, [], problems)) for _ in range(WATCHERS)]

@@ -16,6 +16,7 @@ PASSWORD = "correct horse battery"
 BROWSER_ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--use-fake-device-for-media-stream",  # a camera that shows a test picture
 ]
 # A small network that knows its digits after three seconds.
 QUICK = {

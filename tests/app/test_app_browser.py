@@ -220,6 +220,23 @@ def test_the_story_of_a_lab(chromium, server, tmp_path):
         hand_over(ada, event, digit.read_bytes())
         expect(ada.locator("#previews img")).to_have_count(1)
 
+    # The camera: a picture is taken and named; whoever takes none leaves nothing behind.
+    ada.goto(f"/recognise/?run={one}")
+    ada.get_by_role("button", name="Camera").click()
+    expect(ada.get_by_text("There is no camera, or it may not be used.")).to_be_visible()
+    ada.context.grant_permissions(["camera"])
+    for button, taken in (("Cancel", 0), ("Take the picture", 1)):
+        ada.get_by_role("button", name="Camera").click()
+        expect(ada.get_by_role("button", name="Take the picture")).to_be_enabled()
+        look(ada, "camera")
+        ada.get_by_role("button", name=button).click()
+        expect(ada.locator("#camera")).to_be_hidden()
+        expect(ada.locator("#previews img")).to_have_count(taken)
+        assert ada.evaluate("document.querySelector('#camera video').srcObject") is None
+    ada.get_by_role("button", name="Recognise", exact=True).click()
+    expect(ada.locator(".answers img.picture")).to_have_attribute("alt", "camera.png")
+    expect(ada.locator(".bars li")).not_to_have_count(0)
+
     # Folded from the page.
     ada.goto(f"/runs/{one}/smaller/")
     ada.get_by_role("button", name="Fold", exact=True).click()

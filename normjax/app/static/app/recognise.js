@@ -47,6 +47,7 @@ document.addEventListener("paste", (event) => {
 
 const camera = document.getElementById("camera");
 const video = camera.querySelector("video");
+const shutter = document.getElementById("camera-take");
 document.getElementById("camera-open").addEventListener("click", async () => {
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
@@ -55,11 +56,13 @@ document.getElementById("camera-open").addEventListener("click", async () => {
     complaint.textContent = form.dataset.noCamera;
   }
 });
+video.addEventListener("loadeddata", () => (shutter.disabled = false)); // there is something to be taken
 camera.addEventListener("close", () => {
+  shutter.disabled = true;
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();
   video.srcObject = null;
 });
-document.getElementById("camera-take").addEventListener("click", () => {
+shutter.addEventListener("click", () => {
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
