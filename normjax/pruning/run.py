@@ -93,10 +93,12 @@ def prune_run(
             config, options, options.final_epochs, model=config.model.model_copy(update={"kept": kept, "weights": None})
         )
         if not target.config_file.exists():
-            begin_run(target, small_config, dataset.info, smaller.shrink(found.variables), state.reference)
+            begin_run(target, small_config, dataset, smaller.shrink(found.variables), state.reference)
     finally:
         target.release()
     summary = train(small_config, output, data_dir=data_dir, console=console, stop=stop)
+    if summary["tested_step"] == 0:
+        console.print("the final epochs made it no better: the network that the search found is what counts")
     small = build_session(small_config, dataset.info, training=False).model
     before, after = found.rounds[0], next(r for r in reversed(found.rounds) if r.accepted)
     latency = milliseconds([(model, variables), (small, smaller.shrink(found.variables))], dataset.info.image_shape)

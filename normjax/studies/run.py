@@ -84,11 +84,11 @@ def _pruning(config: Any, workdir: Path, data_dir: Path | None, folder: Path) ->
     both = parse_config(config, PruningConfig)
     training, source = _found(both.training, folder), RunDirectory(workdir / "whole")
     if not source.config_file.exists():
-        info = load_dataset(training.data, seed=training.seed, data_dir=data_dir, cache_mib=training.run.cache_mib).info
+        dataset = load_dataset(training.data, seed=training.seed, data_dir=data_dir, cache_mib=training.run.cache_mib)
         plain = training.model_copy(update={"model": training.model.model_copy(update={"weights": None})})
         source.acquire()
         try:
-            begin_run(source, plain, info, unflatten_dict(read_weights(training.model.weights)))
+            begin_run(source, plain, dataset, unflatten_dict(read_weights(training.model.weights)))
         finally:
             source.release()
     told = prune_run(source.path, workdir / "smaller", both.pruning, checkpoint="last", data_dir=data_dir)

@@ -181,7 +181,8 @@ def _choose(checkpoints: Checkpoints, wanted: str, path: Path) -> int:
             + (f"Name one that is whole: checkpoint={' or '.join(map(str, whole))}." if whole else "None is whole.")
         )
     if wanted == "best":
-        return checkpoints.best or checkpoints.latest
+        best = checkpoints.best
+        return checkpoints.latest if best is None else best
     if wanted == "last":
         return checkpoints.latest
     if not wanted.isdigit():

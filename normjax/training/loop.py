@@ -310,11 +310,12 @@ class _Run:
     def _test(self, state: Any) -> tuple[Scores, int]:
         """The test set, read once, by the best checkpoint (the last where no validation chose one)."""
         total = self.session.total_steps
-        tested = self.checkpoints.best or total
+        best = self.checkpoints.best
+        tested = total if best is None else best
         with self.clock("evaluation"), self.console.status("testing …"):
             if tested != total:
-                best, _ = self.checkpoints.restore(tested, self.initial)
-                state = self.parallel.replicate(best)
+                restored, _ = self.checkpoints.restore(tested, self.initial)
+                state = self.parallel.replicate(restored)
             scores = self.evaluator.score(state, self.dataset.test, self.dataset.prepare)
         if not math.isfinite(scores.loss):
             raise UserError(f"the network of step {tested} gives a loss that is not finite on the test set.")

@@ -374,8 +374,15 @@ def test_a_cut_that_was_measured_is_not_measured_again(trained, tmp_path, monkey
     assert prune_run(trained, tmp_path / "smaller", options)["kept"] == first["kept"]
 
 
-def test_a_target_that_cannot_be_met_gives_the_network_as_it_was(trained, tmp_path):
+def test_a_target_that_cannot_be_met_gives_the_network_as_it_was(trained, tmp_path, monkeypatch):
+    # The final epochs, here at a rate that ruins it, counted even where they made it worse.
+    usual, ruinous = pruning_run.fine_tuning, OptimizerConfig(learning_rate=30.0)
+    monkeypatch.setattr(
+        pruning_run, "fine_tuning", lambda *a, **b: usual(*a, **b).model_copy(update={"optimizer": ruinous})
+    )
     told = prune_run(trained, tmp_path / "smaller", PruneConfig(target_accuracy=0.999, **OPTIONS))
+    assert told["after"]["validation_accuracy"] == told["rounds"][0]["accuracy"]
+    assert evaluate_run(tmp_path / "smaller", split="validation", checkpoint="best", data_dir=None)["step"] == 0
     assert not any(r["accepted"] for r in told["rounds"][1:])
     assert told["after"]["neurons"] == sum(SIZES.values())
     assert not told["target"]["met"]
