@@ -44,10 +44,12 @@ def collected() -> Iterator[None]:
     """What a test leaves behind ends with it, under its own filters of warnings."""
     before = set(threading.enumerate())
     yield
-    # Those of a write that failed may still hold what it never awaited. Orbax's own join raises what they did.
+    # Those of a write that failed may still hold what it never awaited. Orbax's own join raises what failed in them.
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("grain-"):  # a pool that stays
             threading.Thread.join(thread, 5)
+            # Some waited for a directory until a clock that was set back had come on again.
+            assert not thread.is_alive(), f"{thread.name} still waits"
     gc.collect()
 
 
