@@ -13,7 +13,8 @@ from normjax.studies.report import carry_out_study
 
 pytest_plugins = ["real_data", "training_fixtures"]
 
-LOSSES = {"debiased": 0.01, "raw": 0.03, "equal": 0.015, "taylor": 0.012, "in_turn": 0.04, "at_once": 0.05}
+LOSSES = {"debiased": 0.01, "raw": 0.03, "equal": 0.015, "mean": 0.012, "in_turn": 0.04, "at_once": 0.05}
+LOSSES |= {"weights": 0.02, "weights_raw": 0.025}
 LAYERS = {"conv0_0": 16, "dense0": 64}
 
 
@@ -84,7 +85,7 @@ def test_searches_of_a_seed_begin_with_the_same_network():
     for key, trial in trials.items():
         if isinstance(trial.config, PruningConfig):
             name, seed = key.split("/")[1:]
-            baseline = trials[f"baseline/{name if name in pruning.LONG else 'short'}/{seed}"]
+            baseline = trials[f"baseline/{pruning.LONG[name].trained if name in pruning.LONG else 'short'}/{seed}"]
             assert str(trial.config.training.model.weights) == baseline.weights
     # A second cycle begins where the first one ended.
     assert str(trials["baseline/convnet/0"].config.model.weights) == trials["baseline/convnet-first/0"].weights
@@ -117,9 +118,11 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     text = table(carried_out())
     values = 80 + np.array([0.0, 0.2, 0.8])
     width = 4.302653 * values.std(ddof=1) / np.sqrt(3)
-    line = next(line for line in text.splitlines() if line.startswith("| l2, all layers, as they are"))
+    line = next(line for line in text.splitlines() if line.startswith("| Taylor with gates, all layers, as they are"))
     assert line.endswith(f"| {values.mean() - 3:.2f} ± {width:.2f} | 2.00 ± 0.00 |")
-    assert "as they are: yes (2.00 ± 0.00 points); l2, equal share of each layer: yes (0.50 ± 0.00" in text
+    assert (
+        "as they are: yes (2.00 ± 0.00 points); Taylor with gates, equal share of each layer: yes (0.50 ± 0.00" in text
+    )
     line = next(line for line in text.splitlines() if line.startswith("| the debiased shape"))
     assert line.endswith("| 78.00 | 1.00 |")
     line = next(line for line in text.splitlines() if line.startswith("| convnet "))
@@ -139,11 +142,15 @@ def test_what_diverged_ends_no_study():
     # It counts, as 0: a contender that fails must not be spared the seed.
     text = table(results)
     assert "3 seeds" in text
-    line = next(line for line in text.splitlines() if line.startswith("| l2, all layers, as they are"))
+    line = next(line for line in text.splitlines() if line.startswith("| Taylor with gates, all layers, as they are"))
     raw = np.array([77.0, 0.0, 77.8])
     assert f"| {raw.mean():.2f} ± " in line
-    results["search/taylor/0"] = results["baseline/resnet20/0"] = results["search/raw/1"]
-    line = next(line for line in table(results).splitlines() if line.startswith("| Taylor"))
+    results["search/mean/0"] = results["baseline/resnet20/0"] = results["search/raw/1"]
+    line = next(
+        line
+        for line in table(results).splitlines()
+        if line.startswith("| Taylor with gates, all layers, debiased (mean)")
+    )
     assert "| 0.00 | 79.00 |" in line
     assert "search/resnet20/0" not in {trial.key for trial in plan(results)}
     assert plan({"baseline/short/0": results["search/raw/1"]})
