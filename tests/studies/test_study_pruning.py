@@ -13,7 +13,7 @@ from normjax.studies.report import carry_out_study
 
 pytest_plugins = ["real_data", "training_fixtures"]
 
-LOSSES = {"debiased": 0.01, "raw": 0.03, "equal": 0.015, "mean": 0.012, "in_turn": 0.04, "at_once": 0.05}
+LOSSES = {"debiased": 0.01, "raw": 0.03, "equal": 0.015, "per_cost": 0.012, "in_turn": 0.04, "at_once": 0.05}
 LOSSES |= {"weights": 0.02, "weights_raw": 0.025}
 LAYERS = {"conv0_0": 16, "dense0": 64}
 
@@ -99,7 +99,7 @@ def test_contenders_differ_in_how_they_rank_and_nothing_else():
     trials = {trial.key: trial.config for trial in plan(carried_out())}
     plain = trials["search/debiased/0"]
     for name, options in CONTENDERS.items():
-        assert set(options) <= {"score", "debias", "order", "step", "layer_cap"}
+        assert set(options) <= {"score", "debias", "per_cost", "order", "step", "layer_cap"}
         same = {field: getattr(plain.pruning, field) for field in options}
         assert trials[f"search/{name}/0"].pruning.model_copy(update=same) == plain.pruning
         assert trials[f"search/{name}/0"].training == plain.training
@@ -120,9 +120,8 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     width = 4.302653 * values.std(ddof=1) / np.sqrt(3)
     line = next(line for line in text.splitlines() if line.startswith("| Taylor with gates, all layers, as they are"))
     assert line.endswith(f"| {values.mean() - 3:.2f} ± {width:.2f} | 2.00 ± 0.00 |")
-    assert (
-        "as they are: yes (2.00 ± 0.00 points); Taylor with gates, equal share of each layer: yes (0.50 ± 0.00" in text
-    )
+    assert "as they are: yes (2.00 ± 0.00 points; at half of them, validation, 0.50 ± 0.00)" in text
+    assert "equal share of each layer: yes (0.50 ± 0.00 points" in text
     line = next(line for line in text.splitlines() if line.startswith("| the debiased shape"))
     assert line.endswith("| 78.00 | 1.00 |")
     line = next(line for line in text.splitlines() if line.startswith("| convnet "))
@@ -145,11 +144,11 @@ def test_what_diverged_ends_no_study():
     line = next(line for line in text.splitlines() if line.startswith("| Taylor with gates, all layers, as they are"))
     raw = np.array([77.0, 0.0, 77.8])
     assert f"| {raw.mean():.2f} ± " in line
-    results["search/mean/0"] = results["baseline/resnet20/0"] = results["search/raw/1"]
+    results["search/at_once/0"] = results["baseline/resnet20/0"] = results["search/raw/1"]
     line = next(
         line
         for line in table(results).splitlines()
-        if line.startswith("| Taylor with gates, all layers, debiased (mean)")
+        if line.startswith("| Taylor with gates, all layers, debiased (l2), at once")
     )
     assert "| 0.00 | 79.00 |" in line
     assert "search/resnet20/0" not in {trial.key for trial in plan(results)}
