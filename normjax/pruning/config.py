@@ -36,7 +36,7 @@ class PruneConfig(Section):
     keep_params: Share | None = Field(
         None, description="share of the parameters that is left, whatever it costs; with keep_macs both"
     )
-    score: Score = Field("l2", description="what neurons are judged by")
+    score: Score = Field("taylor_gate", description="what neurons are judged by")
     debias: Debias = Field(
         "mean", description="what makes scores of different layers comparable; rank: as large a share of each layer"
     )

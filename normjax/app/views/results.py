@@ -207,5 +207,11 @@ def _smaller(request: HttpRequest, run: Run) -> dict[str, Any]:
         "may_order": run.owner == request.user and run.status == Status.FINISHED and run.kind != Run.Kind.FOLD,
         "scores": info["score"].annotation.__args__,  # type: ignore[union-attr]
         "debiasings": info["debias"].annotation.__args__,  # type: ignore[union-attr]
-        "sent": {"max_drop": "0.02", "score": "l2", "debias": "mean", "epochs": "1", "final_epochs": "3"},
+        "sent": {
+            "max_drop": "0.02",
+            "score": info["score"].default,
+            "debias": info["debias"].default,
+            "epochs": "1",
+            "final_epochs": "3",
+        },
     }
