@@ -56,5 +56,5 @@ def draw_widths(results: dict[str, dict[str, Any]], file: Path) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="neurons left [%]", xlim=(0, 100))
     axes.grid(alpha=0.25, axis="x")
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     save_figure(figure, file, "Neurons left of each layer")
