@@ -1,7 +1,7 @@
 """Does one ranking of all layers, freed of the bias between them, find smaller networks? (Wang, 2017)
 
 In short, three seeds: a convolutional network on CIFAR-10 is made ever smaller by the debiased ranking, by the scores
-as they are and by an equal share of each layer; other controls have one seed.
+as they are, by these per product, and by an equal share of each layer; other controls have one seed.
 At length, one seed: what two ConvNets and a ResNet-20 lose at a given size.
 """
 
@@ -273,9 +273,10 @@ def _claim(results: Results, tested: dict[str, dict[int, float]]) -> str:
 
 
 def _halfway(results: Results, name: str, seed: int) -> float:
-    """Validation accuracy at half of the multiplications, in per cent; of a run that diverged 0."""
+    """Validation accuracy at half of the multiplications, in per cent; 0 where a run diverged or did not get there."""
     run = results[_key(name, seed)]
-    return accuracy_at(run, 0.5) or 0.0 if "rounds" in run else 0.0
+    reached = accuracy_at(run, 0.5) if "rounds" in run else None
+    return 0.0 if reached is None else reached
 
 
 def _long_table(results: Results) -> str:

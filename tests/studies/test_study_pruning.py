@@ -122,6 +122,9 @@ def test_tables_are_means_and_paired_differences_of_the_raw_numbers():
     assert line.endswith(f"| {values.mean() - 3:.2f} ± {width:.2f} | 2.00 ± 0.00 |")
     assert "as they are: yes (2.00 ± 0.00 points; at half of them, validation, 0.50 ± 0.00)" in text
     assert "equal share of each layer: yes (0.50 ± 0.00 points" in text
+    per_cost = next(line for line in text.splitlines() if line.startswith("Taylor with gates, all layers, per product"))
+    assert "as they are: yes (1.80 ± 0.00 points" in per_cost
+    assert "equal share of each layer: yes (0.30 ± 0.00 points" in per_cost
     line = next(line for line in text.splitlines() if line.startswith("| the debiased shape"))
     assert line.endswith("| 78.00 | 1.00 |")
     line = next(line for line in text.splitlines() if line.startswith("| convnet "))
