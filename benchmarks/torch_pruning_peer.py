@@ -1,6 +1,5 @@
 """The neurons of a ConvNet and their ranking by l1, beside those that Torch-Pruning finds with the same weights.
 
-    pip install torch-pruning
     python -m benchmarks.torch_pruning_peer
 
 Fails where a group or a ranking differs.

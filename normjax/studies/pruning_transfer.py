@@ -26,6 +26,7 @@ EARLY = 0.7  # of the multiplications: where scores are compared before fine-tun
 CONVOLUTIONS = ("conv0_0", "conv0_1", "conv1_0", "conv1_1", "conv2_0", "conv2_1")
 DENSE = ("dense0", "dense1")
 SCORES = ("l2", "group_magnitude", "taylor_activation", "taylor_gate")  # the last two need data
+PARTS = SCORES[::3]  # by which dense layers and convolutions are pruned alone, too
 WHAT = {"all": (), "dense": CONVOLUTIONS, "convolutions": DENSE}  # what goes: the layers that stay whole
 LABELS = {"all": "all layers", "dense": "dense layers only", "convolutions": "convolutions only"}
 _BEFORE, _TUNED = "eight classes", "fine-tuned"
@@ -48,7 +49,7 @@ def plan(results: Results, budget: float = 1.0) -> list[Trial]:
         whole = tuned.model_copy(
             update={"model": tuned.model.model_copy(update={"weights": Path(_file("pair", budget))})}
         )
-        wanted = [(score, what) for score in SCORES for what in WHAT if what == "all" or score in SCORES[::3]]
+        wanted = [(score, what) for score in SCORES for what in WHAT if what == "all" or score in PARTS]
         for score, what in (("l2", "dense"), ("taylor_gate", "all")) if small else wanted:
             search = _search(score, WHAT[what], small=small)
             trials.append(Trial(_key(score, what), PruningConfig(training=whole, pruning=search)))
@@ -91,7 +92,7 @@ def table(results: Results) -> str:
                 LABELS[what],
                 f"{score} ({'data' if score.startswith('taylor') else 'weights'})",
                 f"{100 * last['parameters'] / first['parameters']:.1f}",
-                f"{100 * last['multiply_adds'] / first['multiply_adds']:.1f}",
+                f"{_macs_left(told):.1f}",
                 "" if what != "all" or (early := _early(told)) is None else f"{early:.1f}",
                 str(len(tried)),
                 f"{100 * told['test']['accuracy']:.2f}",
@@ -133,13 +134,15 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
     """Of each finding of the thesis whether it is found here."""
 
     said = []
-    if {("l2", "dense"), ("l2", "convolutions")} <= keys.keys():
-        dense, convolutions = results[keys["l2", "dense"]], results[keys["l2", "convolutions"]]
-        left = _neurons_left(dense, DENSE), _neurons_left(convolutions, CONVOLUTIONS)
-        said.append(
-            f"Dense layers go almost free, convolutions do not: {'found' if left[0] < left[1] else 'not found'} "
-            f"({left[0]:.0%} of the dense neurons are left, {left[1]:.0%} of the convolutions')."
-        )
+    for score in PARTS:
+        if {(score, "dense"), (score, "convolutions")} <= keys.keys():
+            dense = _neurons_left(results[keys[score, "dense"]], DENSE)
+            convolutions = _neurons_left(results[keys[score, "convolutions"]], CONVOLUTIONS)
+            said.append(
+                f"Dense layers go almost free, convolutions do not, by {score}: "
+                f"{'found' if dense < convolutions else 'not found'} "
+                f"({dense:.0%} of the dense neurons are left, {convolutions:.0%} of the convolutions')."
+            )
     early = {score: _early(results[keys[score, "all"]]) for score in SCORES if (score, "all") in keys}
     weights = [value for score, value in early.items() if score in SCORES[:2] and value is not None]
     data = [value for score, value in early.items() if score in SCORES[2:] and value is not None]
@@ -152,12 +155,25 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
             f"Scores of data win at first: {wins} (at {EARLY:.0%} of the multiplications {max(data):.1f} % against "
             f"{max(weights):.1f} %)."
         )
-    return " ".join(said)
+        left = [
+            min(_macs_left(results[keys[score, "all"]]) for score in scores if score in early)
+            for scores in (SCORES[2:], SCORES[:2])
+        ]
+        said.append(
+            f"At the end scores of data leave {left[0]:.0f} % of the multiplications at best, scores of weights "
+            f"{left[1]:.0f} %."
+        )
+    return "\n".join(f"- {line}" for line in said)
 
 
 def _early(told: dict[str, Any]) -> float | None:
     """Of all rounds: one that missed the target before tells most."""
     return accuracy_at(told, EARLY, refused=True)
+
+
+def _macs_left(told: dict[str, Any]) -> float:
+    """In percent."""
+    return 100 * told["after"]["multiply_adds"] / told["before"]["multiply_adds"]
 
 
 def _neurons_left(told: dict[str, Any], layers: tuple[str, ...]) -> float:
