@@ -23,6 +23,35 @@ class Size(NamedTuple):
     multiply_adds: int  # for the example
 
 
+class Sizes:
+    """How large a network is with some of its neurons; it is traced once for all.
+
+    Args:
+      model: the model with all its neurons.
+      neurons: as ``trace`` found them.
+      example: an input, or its shape.
+      **kwargs: of the model at inference.
+    """
+
+    def __init__(self, model: Any, neurons: Neurons, example: Any, **kwargs: Any):
+        self._neurons = neurons
+        program = capture(model.apply, neurons.shapes, example, **kwargs)
+        self._whole = Resized(program, {}, frozenset(leaf_paths(neurons.shapes)))
+
+    def of(self, left: Left) -> Size:
+        """Parameters and multiplications of what is left.
+
+        Args:
+          left: the neurons that stay, by group; groups not named stay whole.
+
+        Raises:
+          ValueError: there is no such group or neuron.
+        """
+        resized = self._whole.with_alive(self._neurons.alive(left))
+        params = (math.prod(resized.shape(path)) for path in resized.program.paths if path[0] == "params")
+        return Size(sum(params), multiply_adds(resized))
+
+
 class Shrunken:
     """Any Flax model with fewer neurons: called as the model is, with variables that are really smaller.
 
@@ -53,6 +82,7 @@ class Shrunken:
 
     def __init__(self, model: Any, neurons: Neurons, left: Left):
         self.model, self.left = model, {name: tuple(map(int, kept)) for name, kept in left.items()}
+        self._neurons = neurons
         self._shapes: dict[str, Any] = dict(neurons.shapes)
         self._alive = neurons.alive(left)
         self._known = frozenset(leaf_paths(neurons.shapes))
@@ -98,10 +128,7 @@ class Shrunken:
           example: an input, or its shape.
           **kwargs: of the model at inference.
         """
-        program = capture(self.model.apply, self._shapes, example, **kwargs)
-        resized = Resized(program, self._alive, self._known)
-        params = (math.prod(resized.shape(path)) for path in program.paths if path[0] == "params")
-        return Size(sum(params), multiply_adds(resized))
+        return Sizes(self.model, self._neurons, example, **kwargs).of(self.left)
 
     def shrink(self, variables: Any) -> Any:
         """What is left of variables of the model, or of some of its collections."""

@@ -49,7 +49,8 @@ class _Read(NamedTuple):
 class ActivationProbe:
     r"""Measures what the neurons of a network do, in one pass forward and back over some data.
 
-    Wherever a kernel reads activations, they are multiplied by gates g = 1, one for each example and neuron:
+    Wherever a kernel reads activations, they are multiplied by gates g = 1, one for each neuron. Each example goes
+    its own way, wherever the network has the examples:
 
     .. math:: \partial L / \partial g_i = \sum_{hw} a_i\, \partial L / \partial a_i .
 
@@ -78,36 +79,40 @@ class ActivationProbe:
           ValueError: there is no batch.
         """
         totals: dict[str, ActivationSums] = {}
+        seen = False
         for inputs, targets in batches:
-            size = jnp.shape(inputs)
+            seen, size = True, jnp.shape(inputs)
             if size not in self._programs:
                 self._programs[size] = self._compile(variables, inputs)
             run, reads = self._programs[size]
             gradients, values = jax.device_get(run(variables, inputs, targets))
             for name, sums in _by_neuron(self._neurons, reads, gradients, values, size[0]).items():
                 totals[name] = sums if name not in totals else _together(totals[name], sums)
-        if not totals:
+        if not seen:
             raise ValueError("batches is empty; scores of activations need one batch or more.")
         return totals
 
     def _compile(self, variables: Any, inputs: Any) -> tuple[Callable[..., Any], list[_Read]]:
         shapes = jax.eval_shape(lambda tree: tree, variables)
-        program = capture(self._model.apply, shapes, inputs, **self._options)
+        program = capture(self._model.apply, shapes, inputs[:1], **self._options)
         tracer, _, frame = follow(program)
         reads = _reads(self._neurons, tracer)
 
-        def run(variables: Any, inputs: Any, targets: Any) -> Any:
-            def losses(gates: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+        def of_one(variables: Any, example: jax.Array, target: Any) -> Any:
+            def loss(gates: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
                 gated = _Gated(reads, gates)
                 whole = ClosedJaxpr(program.jaxpr, program.constants)
-                outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)])
+                outputs = gated.run(whole, frame, [*leaf_paths(variables).values(), example])
                 tree = jax.tree.unflatten(jax.tree.structure(program.output), outputs)
-                return self._loss(tree, targets).sum(), jax.lax.stop_gradient(gated.seen)
+                return self._loss(tree, target).sum(), jax.lax.stop_gradient(gated.seen)
 
-            gates = [jnp.ones(_gate_shape(read.tap, len(inputs))) for read in reads]
-            gradients, seen = jax.grad(losses, has_aux=True)(gates)
-            flat = [g.reshape(g.shape[0], -1) for g in gradients]
-            return flat, [_values(a, read.tap.axis) for a, read in zip(seen, reads, strict=True)]
+            return jax.grad(loss, has_aux=True)([jnp.ones(_gate_shape(read.tap)) for read in reads])
+
+        def run(variables: Any, inputs: Any, targets: Any) -> Any:
+            alone = jax.tree.map(lambda leaf: leaf[:, None], (inputs, targets))
+            gradients, seen = jax.vmap(of_one, (None, 0, 0))(variables, *alone)
+            flat = [g.reshape(len(g), -1) for g in gradients]
+            return flat, [_values(a, read.tap.axis + 1) for a, read in zip(seen, reads, strict=True)]
 
         return jax.jit(run), reads
 
@@ -152,7 +157,7 @@ def reader(
     names = [found.name for found in neurons.groups]
     if group not in names:
         raise ValueError(f"group={group!r} is no group of neurons of this network; use {', '.join(names)}.")
-    program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs, **options)
+    program = capture(model.apply, jax.eval_shape(lambda tree: tree, variables), inputs[:1], **options)
     tracer, _, frame = follow(program)
     places = [read for read in _reads(neurons, tracer) if group in read.groups]
     if alone and len(places) != 1:
@@ -162,26 +167,18 @@ def reader(
         raise ValueError(f"the activations of {group} cannot be followed.")
     order = read.elements(group)
 
-    def activations(variables: Any, inputs: Any) -> jax.Array:
-        watched = _Gated([read], [jnp.ones(())])
-        watched.run(
-            ClosedJaxpr(program.jaxpr, program.constants),
-            frame,
-            [*leaf_paths(variables).values(), *jax.tree.leaves(inputs)],
-        )
-        a = jnp.moveaxis(watched.seen[0], read.tap.axis, 1).reshape(len(inputs), len(read.tap.dim.labels), -1)
-        return a[:, order].reshape(len(inputs), len(order), -1)
+    def of_one(variables: Any, example: jax.Array) -> jax.Array:
+        watched, whole = _Gated([read], [jnp.ones(())]), ClosedJaxpr(program.jaxpr, program.constants)
+        watched.run(whole, frame, [*leaf_paths(variables).values(), example])
+        a = jnp.moveaxis(watched.seen[0], read.tap.axis, 0)
+        return a.reshape(len(a), -1)[order].reshape(len(order), -1)
 
-    return activations
+    return lambda variables, inputs: jax.vmap(of_one, (None, 0))(variables, inputs[:, None])
 
 
-def _gate_shape(tap: Tap, examples: int) -> tuple[int, ...]:
-    """One gate for each example and element, where the first dimension is that of the examples."""
-    operand = tap.shape
-    shape = [size if axis == tap.axis else 1 for axis, size in enumerate(operand)]
-    if tap.axis != 0 and operand[0] == examples:
-        shape[0] = examples
-    return tuple(shape)
+def _gate_shape(tap: Tap) -> tuple[int, ...]:
+    """One gate for each element."""
+    return tuple(size if axis == tap.axis else 1 for axis, size in enumerate(tap.shape))
 
 
 class _Gated:
@@ -233,10 +230,10 @@ def _by_neuron(
             if group.name not in read.groups:
                 continue
             order = read.elements(group.name)
-            each = math.prod(read.tap.shape) // read.tap.shape[read.tap.axis]
-            positions = max(each * order.shape[1] / examples, 1)
+            positions = math.prod(read.tap.shape) // read.tap.shape[read.tap.axis]  # of an example
+            each = examples * positions
             change = np.asarray(gradient, np.float64)[:, order].sum(2)
-            gate, taylor = gate + change, taylor + change / positions
+            gate, taylor = gate + change, taylor + change / (positions * order.shape[1])
             mean, m2, absolute, zeros = (np.asarray(x, np.float64)[order] for x in of_element)
             middle = mean.mean(1)
             spread = m2.sum(1) + each * ((mean - middle[:, None]) ** 2).sum(1)

@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-_TINY = 1e-12  # a layer of equal scores has no spread to divide by
+
+def _over(scores: np.ndarray, by: Any) -> np.ndarray:
+    """Divided, but where all are 0: no floor, as squared derivatives may be of any size."""
+    return np.divide(scores, by, out=np.zeros_like(scores), where=np.asarray(by) > 0)
 
 
 def none(scores: np.ndarray) -> np.ndarray:
@@ -15,33 +18,33 @@ def none(scores: np.ndarray) -> np.ndarray:
 
 def mean(scores: np.ndarray) -> np.ndarray:
     r""":math:`s / \mathrm{mean}(s)`: whatever the width, a typical neuron has 1."""
-    return scores / max(float(scores.mean()), _TINY)
+    return _over(scores, scores.mean())
 
 
 def l2(scores: np.ndarray) -> np.ndarray:
     r""":math:`s / \|s\|_2` (Molchanov et al., 2017): a typical neuron of n has :math:`1/\sqrt n`, so wide layers go."""
-    return scores / max(float(np.sqrt((scores**2).sum())), _TINY)
+    return _over(scores, np.linalg.norm(scores))
 
 
 def largest(scores: np.ndarray) -> np.ndarray:
     r""":math:`s / \max(s)`."""
-    return scores / max(float(scores.max()), _TINY)
+    return _over(scores, scores.max())
 
 
 def zscore(scores: np.ndarray) -> np.ndarray:
     r""":math:`(s - \mathrm{mean}(s)) / \mathrm{std}(s)`."""
-    return (scores - scores.mean()) / (scores.std() + 1e-8)
+    # Equal scores may have a mean that is not quite theirs.
+    return _over(scores - scores.mean(), scores.std() if np.ptp(scores) else 0.0)
 
 
 def minmax(scores: np.ndarray) -> np.ndarray:
     r""":math:`(s - \min s) / (\max s - \min s)`."""
-    return (scores - scores.min()) / max(float(np.ptp(scores)), _TINY)
+    return _over(scores - scores.min(), np.ptp(scores))
 
 
 def median(scores: np.ndarray) -> np.ndarray:
     r""":math:`s / \mathrm{median}(s)`; the mean where half of the scores are 0."""
-    middle = float(np.median(scores))
-    return scores / middle if middle > _TINY else mean(scores)
+    return _over(scores, np.median(scores) or scores.mean())
 
 
 def lamp(scores: np.ndarray) -> np.ndarray:
@@ -49,7 +52,7 @@ def lamp(scores: np.ndarray) -> np.ndarray:
     order = np.argsort(-scores, kind="stable")
     rest = np.empty_like(scores)
     rest[order] = np.cumsum(scores[order])
-    return scores / np.maximum(rest, _TINY)
+    return _over(scores, rest)
 
 
 def rank(scores: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
+from scipy.stats import rankdata
 
 from normjax.data import load_dataset
 from normjax.errors import UserError
@@ -58,11 +59,12 @@ def rank_neurons(
     _check_file(file)
     config, model, variables, neurons, step = _network(path, checkpoint)
     activations = None
-    if SCORES[score].needs == "data":
-        probe = ActivationProbe(model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
-        dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib)
-        activations = probe.measure(variables, images_and_classes(dataset, _SCORE_IMAGES, config.run.eval_batch_size))
     try:
+        if SCORES[score].needs == "data":
+            probe = ActivationProbe(model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
+            dataset = load_dataset(config.data, seed=config.seed, data_dir=data_dir, cache_mib=config.run.cache_mib)
+            shown = images_and_classes(dataset, _SCORE_IMAGES, config.run.eval_batch_size)
+            activations = probe.measure(variables, shown)
         raw = score_of(neurons, variables, score, activations=activations)
         both = {"none": raw, debias: debiased(raw, debias)}
     except ValueError as error:
@@ -157,9 +159,10 @@ def _network(path: Path, checkpoint: str) -> tuple[TrainConfig, Any, Any, Neuron
 
 
 def _median_ranks(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    everywhere = np.sort(np.concatenate(list(scores.values())))
+    ranks = rankdata(np.concatenate(list(scores.values())))  # equal scores have equal ranks, as in the figure
+    ends = np.cumsum([len(values) for values in scores.values()])
     return {
-        name: float(np.median(np.searchsorted(everywhere, values)) / len(everywhere)) for name, values in scores.items()
+        name: float(np.median(own) / len(ranks)) for name, own in zip(scores, np.split(ranks, ends[:-1]), strict=True)
     }
 
 

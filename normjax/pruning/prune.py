@@ -45,20 +45,21 @@ def prune(
 
     Either a share of all neurons goes, those with the lowest scores of all layers together after the debiasing, or all
     but those that are named. What is left computes what the network with zeros in their place computes, at its own
-    sizes; the constants of dead neurons stay behind, as ``fold_constants`` has it.
+    sizes; the constants of dead neurons stay behind, as ``fold_constants`` has it, where the network has one input, an
+    array.
 
     Args:
       model: a Flax Linen model (or anything with ``apply(variables, example, **options)``).
       variables: its trained variables; they stay as they are.
       example: an input, or a tuple of inputs, for shapes and types; other batch sizes work too.
-      share: of all neurons that goes, above 0 and below 1; less where the limits below leave fewer.
+      share: of all neurons that goes, one at least, above 0 and below 1; less where the limits below leave fewer.
       kept: the neurons that stay, by group, in the stead of a share; groups not named stay whole.
       score: what neurons are judged by, one of ``normjax.pruning.SCORES``.
       debias: what makes scores of different layers comparable, one of ``normjax.pruning.DEBIASES``.
       activations: as ``ActivationProbe`` measures them, for scores that need data.
       min_keep: share of a layer that stays in any case, one neuron at least.
       layer_cap: largest share of a layer that goes.
-      protected: groups that stay as they are.
+      protected: layers whose neurons stay as they are.
       opt_state: state of the optimizer, to go on with.
       config: a ``TrainConfig`` of the network with plain kernels, to get that of the smaller one.
       seed: of the score ``random``.
@@ -97,18 +98,26 @@ def prune(
     if kept is not None and share is None:
         if masks := [name for name, few in kept.items() if np.asarray(few).dtype == bool]:
             raise ValueError(f"kept of {masks[0]} is a mask; give the numbers of what stays, np.flatnonzero(mask).")
+        if protected:
+            raise ValueError(f"protected={protected} goes with a share; kept={kept} names what stays.")
         stays = everything(sizes) | {name: tuple(sorted(set(map(int, few)))) for name, few in kept.items()}
     elif share is not None and kept is None:
         if not 0 < share < 1:
             raise ValueError(f"share={share:g} is out of range; use more than 0 and less than 1.")
         scores = debiased(score_of(neurons, variables, score, activations=activations, seed=seed), debias)
-        limits: dict[str, Any] = {"min_keep": min_keep, "layer_cap": layer_cap, "protected": protected}
-        stays = without_lowest(scores, everything(sizes), round(share * sum(sizes.values())), **limits)
+        limits: dict[str, Any] = {
+            "min_keep": min_keep,
+            "layer_cap": layer_cap,
+            "protected": neurons.groups_of(protected),
+        }
+        count = max(1, round(share * sum(sizes.values())))
+        stays = without_lowest(scores, everything(sizes), count, **limits)
     else:
         raise ValueError(f"share={share} and kept={kept}: give one of them.")
     smaller = Shrunken(model, neurons, stays)
-    if not isinstance(example, tuple):
-        variables = fold_constants(model, variables, neurons, gone(sizes, stays), example, **options)
+    inputs = example if isinstance(example, tuple) else (example,)
+    if len(inputs) == 1 and hasattr(inputs[0], "shape"):
+        variables = fold_constants(model, variables, neurons, gone(sizes, stays), inputs[0], **options)
     return Pruned(
         smaller.apply,
         smaller.shrink(variables),

@@ -158,8 +158,9 @@ def _target(options: PruneConfig, found: Found, accuracy: float) -> dict[str, An
 def _check_output(target: RunDirectory, path: Path, options: PruneConfig, step: int) -> None:
     """Refuses a directory of another pruning, and writes down what this one is."""
     wanted = {"run": str(path.resolve()), "step": step, **options.model_dump(mode="json")}
-    note = target.path / SEARCH / "search.json"
-    if note.exists():
+    note, rounds = target.path / SEARCH / "search.json", target.path / SEARCH / "rounds"
+    # Nothing is lost where the first round was refused.
+    if note.exists() and rounds.is_dir() and any(rounds.iterdir()):
         # An option that did not exist then had its default.
         begun = PruneConfig.model_construct().model_dump(mode="json") | json.loads(note.read_text())
         changed = [
@@ -196,4 +197,7 @@ def _tested(run: RunDirectory, step: int) -> float | None:
 
 
 def _not_followed(neurons: Neurons) -> dict[str, list[str]]:
-    return {"/".join(whole.path[1:]): list(whole.reasons) for whole in neurons.whole}
+    told: dict[str, list[str]] = {}
+    for whole in neurons.whole:
+        told.setdefault("/".join(whole.path[1:]), []).extend(whole.reasons)
+    return {name: list(dict.fromkeys(reasons)) for name, reasons in told.items()}

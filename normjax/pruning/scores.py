@@ -37,10 +37,14 @@ def _rows(member: Member, evidence: Evidence) -> np.ndarray:
 
 def _made_by(group: Group, evidence: Evidence) -> list[np.ndarray]:
     """The incoming weights of each neuron, for each layer that makes it."""
-    found = [_rows(m, evidence) for m in group.members if m.role == "out" and m.path in evidence.params]
+    members = [m for m in group.members if m.path in evidence.params]
+    found = [m for m in members if m.role == "out"]
     if not found:
-        raise ValueError(f"no kernel makes the neurons of {group.name}; use a score of activations.")
-    return found
+        # Rows are looked up in an embedding, not multiplied with it.
+        found = [m for m in members if m.role == "other" and evidence.params[m.path].ndim > 1]
+    if not found:
+        raise ValueError(f"no kernel makes the neurons of {group.name}; use a score of data, as taylor_gate.")
+    return [_rows(m, evidence) for m in found]
 
 
 def _averaged(group: Group, evidence: Evidence, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -66,7 +70,7 @@ def bn_gamma(group: Group, evidence: Evidence) -> np.ndarray:
         if m.role == "other" and m.path in evidence.params and m.path[-1] == "scale"
     ]
     if not scales:
-        raise ValueError(f"score=bn_gamma needs a norm with a scale behind {group.name}; use l2.")
+        raise ValueError(f"no norm with a scale is behind {group.name}; use l2.")
     return np.mean(scales, 0)
 
 
@@ -166,7 +170,7 @@ def score(
       A number for each neuron of each group, the higher the better.
 
     Raises:
-      ValueError: the name is not known, or the score needs data and there are none.
+      ValueError: the name is not known, the score needs data and there are none, or a group has not what it needs.
     """
     if name not in SCORES:
         raise ValueError(f"score={name!r} is not known; use {', '.join(SCORES)}.")
@@ -176,4 +180,7 @@ def score(
         raise ValueError(f"score={name} needs data, and there are none; use one of {', '.join(free)}.")
     params = {path: leaf for path, leaf in leaf_paths(variables).items() if path[0] == "params"}
     evidence = Evidence({path: jnp.asarray(leaf) for path, leaf in params.items()}, activations, seed)
-    return {group.name: kind.function(group, evidence) for group in neurons.groups}
+    try:
+        return {group.name: kind.function(group, evidence) for group in neurons.groups}
+    except ValueError as error:
+        raise ValueError(f"score={name}: {error}") from error

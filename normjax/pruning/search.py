@@ -14,7 +14,7 @@ from rich.console import Console
 from normjax.data import Dataset, make_drift, make_stream, training_batches
 from normjax.errors import UserError
 from normjax.inference import Shrunken
-from normjax.inference.shrink import Size
+from normjax.inference.shrink import Size, Sizes
 from normjax.pruning.activations import ActivationProbe
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.constants import fold_constants
@@ -50,6 +50,9 @@ class Search:
       folder: where rounds are kept, so that a search goes on where it stopped.
       console: where rounds are told.
       stop: tells whether to end early.
+
+    Raises:
+      UserError: a protected layer is not there, or all are protected.
     """
 
     def __init__(
@@ -66,11 +69,14 @@ class Search:
     ):
         self.options, self.neurons, self.dataset, self.console, self.stop = options, neurons, dataset, console, stop
         self.sizes = {group.name: group.size for group in neurons.groups}
+        self.protected = _protected(neurons, options)
+        self.features = {group.name: group.features for group in neurons.groups}
         self.session = build_session(fine_tuning(config, options, options.epochs), dataset.info, after=frozen_zeros())
         self.parallel = self.session.parallel
         self.evaluator = Evaluator(self.session)
         self.model = build_session(config, dataset.info, training=False).model
         self.example = jnp.zeros((1, *dataset.info.image_shape))
+        self._size = Sizes(self.model, neurons, self.example, train=False).of
         self.probe = ActivationProbe(self.model, neurons, optax.softmax_cross_entropy_with_integer_labels, train=False)
         self.blank = self.session.state_like().replace(reference=reference)
         self.first = variables
@@ -84,14 +90,10 @@ class Search:
         """Rounds until the target no longer holds, or is reached.
 
         Raises:
-          UserError: a protected layer is not there, a size cannot be reached, fine-tuning diverges, or a checkpoint
+          UserError: a size cannot be reached, fine-tuning diverges, or a checkpoint
             cannot be written.
           StoppedError: it was asked to stop; all rounds that are done are saved.
         """
-        if unknown := [name for name in self.options.protected if name not in self.sizes]:
-            raise UserError(f"protected={unknown[0]}: no layer of this network; use {', '.join(self.sizes)}.")
-        if not set(self.sizes) - set(self.options.protected):
-            raise UserError(f"protected={' '.join(self.options.protected)}: that is every layer of this network.")
         self._check_reachable()
         try:
             return self._search()
@@ -102,7 +104,7 @@ class Search:
         """Refuses a size that is below what stays in any case, before the network is ruined on the way there."""
         options, whole = self.options, everything(self.sizes)
         least = whole | {
-            name: numbers[: self._least(name)] for name, numbers in whole.items() if name not in options.protected
+            name: numbers[: self._least(name)] for name, numbers in whole.items() if name not in self.protected
         }
         first, smallest = self._size(whole), self._size(least)
         for name, what in (("keep_macs", "multiply_adds"), ("keep_params", "parameters")):
@@ -197,7 +199,7 @@ class Search:
         limits: dict[str, Any] = {
             "min_keep": options.min_keep,
             "layer_cap": options.layer_cap,
-            "protected": options.protected,
+            "protected": self.protected,
         }
         most = max(1, round(step * sum(self.sizes.values())))
         if options.order == "in_turn":
@@ -228,7 +230,7 @@ class Search:
 
     def _layer_of(self, number: int, kept: Kept) -> str:
         """The layer whose turn it is in a round, counted from 1; the next one with neurons to spare."""
-        layers = [name for name in self.sizes if name not in self.options.protected]
+        layers = [name for name in self.sizes if name not in self.protected]
         first = (number - 1) % len(layers)
         turns = layers[first:] + layers[:first]
         return next((name for name in turns if len(kept[name]) > self._least(name)), turns[0])
@@ -239,8 +241,8 @@ class Search:
 
     def _cut(self, scores: dict[str, np.ndarray], kept: Kept, before: Kept) -> Kept:
         options = self.options
-        limits: dict[str, Any] = {"min_keep": options.min_keep, "protected": options.protected}
-        return at_multiples(scores, kept, before, options.multiple, **limits)
+        limits: dict[str, Any] = {"min_keep": options.min_keep, "protected": self.protected}
+        return at_multiples(scores, kept, before, options.multiple, each=self.features, **limits)
 
     def _faster(self, cut: Kept, kept: Kept) -> Kept:
         """The network with widths cut to a multiple, if each product of it takes less time as measured here."""
@@ -250,7 +252,7 @@ class Search:
         networks = [(network, network.shrink(self.first)) for network in shrunken]
         times = milliseconds(networks, self.dataset.info.image_shape, (_BATCH,))
         faster, usual = (time[str(_BATCH)] for time in times)
-        even = sum(len(numbers) % self.options.multiple == 0 for numbers in cut.values())
+        even = sum(len(cut[name]) * each % self.options.multiple == 0 for name, each in self.features.items())
         share = self._size(cut).multiply_adds / self._size(kept).multiply_adds
         self.cut = Cut(faster < min(share, 1) * usual, faster, usual, share, even)
         verdict = "taken" if self.cut.taken else "not taken"
@@ -261,12 +263,11 @@ class Search:
 
     def _scores(self, variables: Any, kept: Kept) -> dict[str, np.ndarray]:
         """Comparable scores; of the neurons that have gone they mean nothing."""
-        activations = None
-        if SCORES[self.options.score].needs == "data":
-            shown = images_and_classes(self.dataset, self.options.score_images, self.session.eval_batch_size)
-            activations = self.probe.measure(variables, shown)
-        seed = self.session.config.seed
+        activations, seed = None, self.session.config.seed
         try:
+            if SCORES[self.options.score].needs == "data":
+                shown = images_and_classes(self.dataset, self.options.score_images, self.session.eval_batch_size)
+                activations = self.probe.measure(variables, shown)
             raw = score(self.neurons, variables, self.options.score, activations=activations, seed=seed)
             left = debiased({name: raw[name][list(numbers)] for name, numbers in kept.items()}, self.options.debias)
         except ValueError as error:
@@ -336,9 +337,6 @@ class Search:
             )
         return found.accuracy
 
-    def _size(self, kept: Kept) -> Size:
-        return Shrunken(self.model, self.neurons, kept).size(self.example, train=False)
-
     def _round(self, number: int, kept: Kept, accuracy: float, step: float, *, accepted: bool) -> Round:
         widths = {name: len(numbers) for name, numbers in kept.items()}
         return Round(number, sum(widths.values()), *self._size(kept), accuracy, step, accepted, widths)
@@ -358,6 +356,17 @@ class Search:
 
 def _size(told: Round) -> Size:
     return Size(told.parameters, told.multiply_adds)
+
+
+def _protected(neurons: Neurons, options: PruneConfig) -> tuple[str, ...]:
+    """The groups whose neurons the protected layers make."""
+    try:
+        found = neurons.groups_of(options.protected)
+    except ValueError as error:
+        raise UserError(f"protected={' '.join(options.protected)}: {error}") from error
+    if len(found) == len(neurons.groups):
+        raise UserError(f"protected={' '.join(options.protected)}: that is every layer of this network.")
+    return found
 
 
 def fine_tuning(config: TrainConfig, options: PruneConfig, epochs: float, **changes: Any) -> TrainConfig:

@@ -32,13 +32,15 @@ def of_the_original(before: Mapping[str, Sequence[int]], found: Mapping[str, Seq
       found: what stays of that.
 
     Example:
-      >>> of_the_original({"a": (2, 5, 7)}, {"a": (0, 2), "b": (1,)})
-      {'a': (2, 7), 'b': (1,)}
+      >>> of_the_original({"a": (2, 5, 7), "c": (4,)}, {"a": (0, 2), "b": (1,)})
+      {'a': (2, 7), 'c': (4,), 'b': (1,)}
     """
-    return {
+    left = {
         name: tuple(before[name][number] for number in numbers) if name in before else tuple(numbers)
         for name, numbers in found.items()
     }
+    # What has one neuron left may be no group any more.
+    return {name: tuple(numbers) for name, numbers in before.items()} | left
 
 
 def without_lowest(
@@ -106,17 +108,20 @@ def at_multiples(
     before: Mapping[str, Sequence[int]],
     multiple: int,
     *,
+    each: Mapping[str, int] | None = None,
     min_keep: float = 0.1,
     protected: Sequence[str] = (),
 ) -> Kept:
-    """Widens or narrows each group to the nearest multiple of neurons, which processors calculate faster.
+    """Widens or narrows each group to the nearest multiple of features, which processors calculate faster.
 
     Args:
       scores: of all neurons of each group, the higher the better.
       kept: the neurons that are to stay; a group between two multiples gets the greater one.
       before: those that there are, the best of which come back where a group is widened. A group that would need more
         goes to the next lower multiple where that takes at most a quarter of it, and else stays as it is.
-      multiple: 1 or more.
+      multiple: of features, 1 or more.
+      each: features of a neuron of each group; None is one. Of several, as with groups of channels, so many neurons are
+        taken together that their features are a multiple.
       min_keep: share of a group's neurons that stays in any case, one neuron at least.
       protected: groups that stay as they are.
 
@@ -136,9 +141,10 @@ def at_multiples(
     _check_limits(scores, protected, min_keep=min_keep)
     cut = {name: tuple(numbers) for name, numbers in kept.items()}
     for name, values in scores.items():
-        width = (2 * len(kept[name]) + multiple) // (2 * multiple) * multiple
-        if width > len(before[name]) and 4 * (width - multiple) >= 3 * len(kept[name]):
-            width -= multiple
+        step = multiple // math.gcd(multiple, (each or {}).get(name, 1))
+        width = (2 * len(kept[name]) + step) // (2 * step) * step
+        if width > len(before[name]) and 4 * (width - step) >= 3 * len(kept[name]):
+            width -= step
         least = max(1, math.ceil(min_keep * len(values)))
         if name not in protected and least <= width <= len(before[name]):
             there = np.asarray(before[name])

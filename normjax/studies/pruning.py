@@ -298,6 +298,7 @@ def _long_table(results: Results) -> str:
                 _change(first["multiply_adds"] / 1e6, last["multiply_adds"] / 1e6),
                 _change(first["parameters"] / 1e3, last["parameters"] / 1e3),
                 _change(*(size["milliseconds"]["128"] for size in (first, last))),
+                (found.get("commit") or "")[:7],
             ]
         )
     if not rows:
@@ -306,8 +307,8 @@ def _long_table(results: Results) -> str:
     said = (
         f"**At length**: one seed, so that a difference below a point is within chance; whether at most {MOST_LOST:g} "
         f"point of test accuracy is lost (wanted). Nothing is concluded from less than {least} before; what is left "
-        "stands in brackets. The epochs are those that the pruned network was trained for besides. Milliseconds were "
-        "measured beside another run.\n"
+        "stands in brackets. The epochs are those that the pruned network was trained for besides. Milliseconds are "
+        "those of a study, whose jobs run beside each other.\n"
     )
     header = [
         "network",
@@ -318,6 +319,7 @@ def _long_table(results: Results) -> str:
         "MACs [M]",
         "parameters [1000]",
         "128 images [ms]",
+        "commit",
     ]
     return f"{said}\n{markdown(header, rows)}"
 

@@ -99,11 +99,14 @@ def table(results: Results) -> str:
             ]
         )
     before, tuned = results[_BEFORE], results[_TUNED]
+    chance = _chance(100 * tuned["validation_accuracy"])
     said = (
         f"ConvNet of {before['parameters']:,} parameters, {100 * before['test']['accuracy']:.2f} % on eight classes of "
         f"CIFAR-10, then {100 * tuned['test']['accuracy']:.2f} % on cats against dogs "
         f"({tuned['test']['examples']:,} test images); rounds of one pass over the two classes, as long as at most "
-        f"{100 * DROP:g} points of validation accuracy are lost; one seed.\n"
+        f"{100 * DROP:g} points of validation accuracy are lost; one seed. On {_VALIDATION:,} validation "
+        f"images two networks differ by {chance:.1f} points by chance, so that where a "
+        "search ends is in part luck.\n"
     )
     header = [
         "what goes",
@@ -136,19 +139,17 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
     said = []
     for score in PARTS:
         if {(score, "dense"), (score, "convolutions")} <= keys.keys():
-            dense = _neurons_left(results[keys[score, "dense"]], DENSE)
-            convolutions = _neurons_left(results[keys[score, "convolutions"]], CONVOLUTIONS)
+            dense, convolutions = (results[keys[score, what]] for what in ("dense", "convolutions"))
             said.append(
-                f"Dense layers go almost free, convolutions do not, by {score}: "
-                f"{'found' if dense < convolutions else 'not found'} "
-                f"({dense:.0%} of the dense neurons are left, {convolutions:.0%} of the convolutions')."
+                f"Dense layers or convolutions alone, by {score}: {_neurons_left(dense, DENSE):.0%} of the dense "
+                f"neurons are left, {_neurons_left(convolutions, CONVOLUTIONS):.0%} of the convolutions', which do "
+                f"{_macs_left(convolutions):.0f} % of the multiplications."
             )
     early = {score: _early(results[keys[score, "all"]]) for score in SCORES if (score, "all") in keys}
     weights = [value for score, value in early.items() if score in SCORES[:2] and value is not None]
     data = [value for score, value in early.items() if score in SCORES[2:] and value is not None]
     if weights and data:
-        # Twice the standard error of a difference between two networks on the validation split.
-        chance = 2 * np.sqrt(2 * max(data) * (100 - max(data)) / _VALIDATION)
+        chance = _chance(max(data))
         further = max(data) - max(weights)
         wins = "no difference beyond chance" if abs(further) <= chance else "found" if further > 0 else "not found"
         said.append(
@@ -164,6 +165,11 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
             f"{left[1]:.0f} %."
         )
     return "\n".join(f"- {line}" for line in said)
+
+
+def _chance(accuracy: float) -> float:
+    """Twice the standard error of a difference between two networks on the validation split, in percent."""
+    return float(2 * np.sqrt(2 * accuracy * (100 - accuracy) / _VALIDATION))
 
 
 def _early(told: dict[str, Any]) -> float | None:

@@ -13,7 +13,7 @@ from normjax.tracing.resize_rules import sizes
 def multiply_adds(resized: Resized) -> int:
     """Multiplications, each with its addition, of all products and convolutions with what is left.
 
-    A loop counts as often as it runs; of a branch the costliest way counts.
+    A loop counts as often as it runs, one that ends by a condition not at all; of a branch the costliest way counts.
     """
 
     def count(jaxpr: Jaxpr, frame: Frame) -> int:

@@ -36,6 +36,12 @@ class Group(NamedTuple):
         """How many neurons there are."""
         return len(self.members[0].indices)
 
+    @property
+    def features(self) -> int:
+        """Of a neuron, in the layer that makes it: several where channels form groups."""
+        made = [member for member in self.members if member.role == "out"]
+        return (made or self.members)[0].indices.shape[1]
+
 
 class Whole(NamedTuple):
     """Features of a layer that cannot be removed."""
@@ -51,6 +57,26 @@ class Neurons(NamedTuple):
     groups: tuple[Group, ...]
     whole: tuple[Whole, ...]  # what could be neurons and must stay
     shapes: Any  # of the variables
+
+    def groups_of(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """The groups of the neurons that layers make; none for a layer that stays whole.
+
+        Args:
+          layers: names of groups, or of layers, as ``block/conv``.
+
+        Raises:
+          ValueError: there is no such layer.
+        """
+        makers = {
+            "/".join(member.path[1:-1]): group.name
+            for group in self.groups
+            for member in group.members
+            if member.role == "out"
+        } | {group.name: group.name for group in self.groups}
+        whole = {"/".join(path[1:-1]) for path, *_ in self.whole} - makers.keys()
+        if unknown := [name for name in layers if name not in makers and name not in whole]:
+            raise ValueError(f"{unknown[0]} is no layer of this network; use {', '.join(g.name for g in self.groups)}.")
+        return tuple(dict.fromkeys(makers[name] for name in layers if name in makers))
 
     def alive(self, left: Left) -> Alive:
         """Which elements of the variables are left with some of the neurons.

@@ -1,6 +1,7 @@
 """Runs a traced network at other sizes: with the neurons that are left."""
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -37,10 +38,15 @@ class Resized:
 
     def __init__(self, program: Program, alive: Alive, known: Collection[Path]):
         self.program = program
-        tracer, _, self.frame = follow(program)
-        self._variables = tracer.variables
-        self._components = tracer.atoms.components()
-        self._gone = _gone(tracer, self._components, alive, known)
+        self._tracer, _, self.frame = follow(program)
+        self._components, self._known = self._tracer.atoms.components(), known
+        self._gone = _gone(self._tracer, self._components, alive, known)
+
+    def with_alive(self, alive: Alive) -> "Resized":
+        """The same program, which is not followed again, with other elements left."""
+        other = copy(self)
+        other._gone = _gone(self._tracer, self._components, alive, self._known)
+        return other
 
     def __call__(self, variables: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """The outputs.
@@ -54,7 +60,7 @@ class Resized:
 
     def shape(self, path: Path) -> tuple[int, ...]:
         """The sizes that are left of a variable."""
-        return self._shape(self._variables[path])
+        return self._shape(self._tracer.variables[path])
 
     def alive(self, dim: Dim) -> np.ndarray:
         """Which elements of a dimension of the program are left."""

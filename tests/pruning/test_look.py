@@ -79,5 +79,5 @@ def test_a_picture_that_cannot_be_written_is_said_before_any_work(trained, tmp_p
 
 def test_a_score_that_does_not_fit_the_network_is_said(tmp_path):
     train(run_config(norm=NormConfig(name="none")), tmp_path / "run")
-    with pytest.raises(UserError, match="score=bn_gamma needs a norm with a scale behind dense0; use l2"):
+    with pytest.raises(UserError, match="score=bn_gamma: no norm with a scale is behind dense0; use l2"):
         rank_neurons(tmp_path / "run", score="bn_gamma", debias="mean")

@@ -105,6 +105,49 @@ def test_protected_layers_stay(net):
     assert smaller.kept["conv0_0"] == tuple(range(8))
 
 
+def test_a_layer_of_which_one_neuron_is_left_stays_so_when_pruned_again():
+    # It is no group of neurons any more, and was taken to be whole.
+    config = TrainConfig(model=ModelConfig(name="mlp", widths=(4, 8)))
+    options = {"num_classes": 5, "norm": normjax.make_norm("none")}
+    model = build_model("mlp", widths=(4, 8), **options)
+    variables = model.init(jax.random.key(0), X, train=False)
+    once = normjax.prune(model, variables, X, kept={"dense0": [2]}, config=config, train=False)
+    small = normjax.inference.Shrunken(model, normjax.pruning.trace(model, variables, X, train=False), once.kept)
+    twice = normjax.prune(small, once.variables, X, kept={"dense1": [0, 7]}, config=once.config, train=False)
+    assert twice.config.model.kept == {"dense0": (2,), "dense1": (0, 7)}
+
+
+def test_one_neuron_goes_at_least(net):
+    model, variables = net
+    kept = normjax.prune(model, variables, X, share=0.001, train=False).kept
+    assert sum(map(len, kept.values())) == 56 - 1
+
+
+def test_a_protected_layer_keeps_what_it_makes_with_others():
+    # A name that is not that of a group was said not to be a layer; one that stays whole is protected in any case.
+    model = build_model("resnet20", num_classes=5, norm=normjax.make_norm("batch_norm"), widths=(4, 8, 8))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), X, train=False))
+    neurons = normjax.pruning.trace(model, variables, X, train=False)
+    assert neurons.groups_of(["stage0_block0_conv1", "stage0_block0_conv0", "head"]) == ("stem", "stage0_block0_conv0")
+
+
+class _Looked(nn.Module):
+    """Rows of an embedding, without a layer that makes them."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(4)(nn.Embed(11, 6)(x).mean(1))))
+
+
+def test_features_of_an_embedding_are_pruned():
+    # They were said to stay whole, and the default score knew no kernel that makes them.
+    x = jnp.arange(8).reshape(2, 4)
+    model = _Looked()
+    smaller = normjax.prune(model, model.init(jax.random.key(0), x), x, share=0.4, debias="rank")
+    assert {name: len(numbers) for name, numbers in smaller.kept.items()} == {"Embed_0": 4, "Dense_1": 2}
+    assert smaller.apply(smaller.variables, x).shape == (2, 3)
+
+
 class _Sorted(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -120,7 +163,8 @@ class _Sorted(nn.Module):
         ({"share": 0.5, "score": "taylor"}, "score='taylor' is not known"),
         ({"share": 0.5, "score": "apoz"}, "score=apoz needs data, and there are none"),
         ({"share": 0.5, "debias": "sum"}, "debias='sum' is not known"),
-        ({"share": 0.5, "protected": ["head"]}, "protected='head' is no group of neurons"),
+        ({"share": 0.5, "protected": ["haed"]}, "haed is no layer of this network; use conv0_0"),
+        ({"kept": {"conv0_0": [1]}, "protected": ["conv1_0"]}, "protected=.* goes with a share"),
         ({"kept": {"conv0_0": np.arange(8) > 2}}, r"kept of conv0_0 is a mask; give the numbers of what stays"),
         ({"share": 0.5, "config": WEIGHT_NORMED}, "model.kept is of a network with plain kernels"),
         ({"kept": {"head": [0]}}, "kept='head' is no group of neurons of this network; use conv0_0"),

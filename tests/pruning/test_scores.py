@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from normjax.pruning import SCORES, ActivationProbe, score, trace
+from normjax.pruning.activations import reader
 from normjax.tracing import leaf_paths
 
 
@@ -79,7 +80,7 @@ def test_scores_of_weights_are_their_formulas(net):
     for name, values in expected.items():
         assert set(SCORES) >= {name}
         if name == "bn_gamma":
-            with pytest.raises(ValueError, match="score=bn_gamma needs a norm with a scale behind dense; use l2"):
+            with pytest.raises(ValueError, match="score=bn_gamma: no norm with a scale is behind dense; use l2"):
                 score(neurons, variables, name)
             found = SCORES[name].function(neurons.groups[0], _evidence(variables))
         else:
@@ -171,6 +172,65 @@ def test_what_is_read_twice_counts_twice():
     with jax.numpy_rank_promotion("allow"):
         slopes = jax.jacobian(losses)(jnp.ones(6))
     np.testing.assert_allclose(sums["first"].taylor, np.abs(slopes).sum(0), rtol=1e-4, atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """A dense network on each of several positions, which may go where the examples are."""
+
+    merged: bool
+
+    @nn.compact
+    def __call__(self, x):
+        h = x.reshape(-1, x.shape[-1]) if self.merged else x
+        h = nn.Dense(3, name="head")(nn.relu(nn.Dense(6, name="inside")(h)))
+        return h.reshape(len(x), -1, 3).mean(1)
+
+
+def test_it_does_not_matter_where_a_network_has_the_examples():
+    # The gates were once those of the whole batch, whose derivatives cancelled before they were squared.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 7)), jnp.float32)
+    variables = Tokens(merged=False).init(jax.random.key(0), x)
+    found = []
+    for model in (Tokens(merged=False), Tokens(merged=True)):
+        neurons = trace(model, variables, x)
+        probe = ActivationProbe(model, neurons, each_loss)
+        found.append(probe.measure(variables, [(x, jnp.array([0, 1, 2, 0]))])["inside"])
+        seen = reader(model, variables, neurons, "inside", x)(variables, x)
+        inside = x @ variables["params"]["inside"]["kernel"]
+        chex.assert_trees_all_close(seen, nn.relu(inside).swapaxes(1, 2), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_one_example_is_measured_as_it_is_among_others(net):
+    model, variables, neurons = net
+    probe = ActivationProbe(model, neurons, each_loss)
+    alone = [probe.measure(variables, [(X[i : i + 1], LABELS[i : i + 1])])["dense"].gate for i in range(6)]
+    np.testing.assert_allclose(np.sum(alone, 0), probe.measure(variables, [(X, LABELS)])["dense"].gate, rtol=1e-4)
+
+
+class _Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return x + nn.Dense(3)(nn.relu(nn.Dense(6, name="inside")(x))), None
+
+
+class Looped(nn.Module):
+    """All its neurons are in a loop."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.scan(_Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)()(x, None)[0]
+
+
+def test_activations_that_cannot_be_followed_are_said():
+    # They were said to be no batch at all.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    model = Looped()
+    variables = model.init(jax.random.key(0), x)
+    neurons = trace(model, variables, x)
+    sums = ActivationProbe(model, neurons, each_loss).measure(variables, [(x, jnp.array([0, 1, 2, 0]))])
+    with pytest.raises(ValueError, match=r"score=apoz: the activations of .*inside cannot be followed"):
+        score(neurons, variables, "apoz", activations=sums)
 
 
 def test_chance_is_the_same_each_time(net):

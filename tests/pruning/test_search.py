@@ -56,6 +56,12 @@ def pruned(trained, tmp_path_factory):
     return output, prune_run(trained, output, PruneConfig(max_drop=0.3, **OPTIONS))
 
 
+@pytest.fixture(autouse=True)
+def without_times(monkeypatch):
+    """Networks of many sizes compile for longer than all else here; those of ``pruned`` are measured."""
+    monkeypatch.setattr(pruning_run, "milliseconds", lambda networks, *_: [{"1": 1.0, "128": 9.0}] * len(networks))
+
+
 def test_the_target_holds_for_what_was_accepted(pruned):
     _, told = pruned
     first, *rounds = told["rounds"]
@@ -337,11 +343,17 @@ def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(UserError, match=r"full holds letter\.txt; give a new --output"):
         prune_run(trained, tmp_path / "full", PruneConfig(max_drop=0.05, **OPTIONS))
-    with pytest.raises(UserError, match="protected=head: no layer of this network; use conv0_0, conv0_1"):
-        prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=("head",), **OPTIONS))
+    with pytest.raises(UserError, match="protected=haed: haed is no layer of this network; use conv0_0, conv0_1"):
+        prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=("haed",), **OPTIONS))
     every = PruneConfig(max_drop=0.05, protected=tuple(SIZES), **OPTIONS)
     with pytest.raises(UserError, match="that is every layer of this network"):
-        prune_run(trained, tmp_path / "other1", every)
+        prune_run(trained, tmp_path / "other", every)
+    # It was once taken for a pruning that had begun.
+    with pytest.raises(UserError, match=r"keep_params=0\.0001 cannot be reached"):
+        prune_run(trained, tmp_path / "other", PruneConfig(keep_params=0.0001, **OPTIONS))
+    for keep in (0.001, 0.002):
+        with pytest.raises(UserError, match=f"keep_params={keep:g} cannot be reached"):
+            prune_run(trained, tmp_path / "other", PruneConfig(keep_params=keep, **OPTIONS))
     with pytest.raises(UserError, match="is no run directory"):
         prune_run(tmp_path / "nowhere", tmp_path / "other2", PruneConfig(max_drop=0.05, **OPTIONS))
     train(run_config(epochs=0.6, data=DataConfig(name="digits", validation=0)), tmp_path / "blind")

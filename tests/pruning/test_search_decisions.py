@@ -26,7 +26,7 @@ def test_what_is_taken_is_faster_and_by_more_than_it_loses(share, times, taken, 
     monkeypatch.setattr(search, "Shrunken", lambda *_: Mock())
     cut, uncut = {"a": (0,) * 8}, {"a": (0,) * 9}
     sizes = {8: Size(1, round(1000 * share)), 9: Size(1, 1000)}
-    there = Mock(options=PruneConfig(max_drop=0.1), _size=lambda kept: sizes[len(kept["a"])])
+    there = Mock(options=PruneConfig(max_drop=0.1), features={"a": 1}, _size=lambda kept: sizes[len(kept["a"])])
     assert (Search._faster(there, cut, uncut) == cut) == taken
     assert there.cut.even == 1
 

@@ -58,6 +58,14 @@ def test_limits_hold_where_widths_are_cut(scores):
     assert at_multiples(scores, kept, whole, 1) == kept
 
 
+def test_a_multiple_is_one_of_features():
+    # Neurons of four channels each were cut to eight of them, 32 channels.
+    whole = everything({"a": 10, "b": 10})
+    scores = {name: np.arange(10.0) for name in whole}
+    cut = at_multiples(scores, {name: tuple(range(5, 10)) for name in whole}, whole, 8, each={"a": 4, "b": 3})
+    assert {name: len(numbers) for name, numbers in cut.items()} == {"a": 6, "b": 8}
+
+
 def test_of_equal_scores_the_same_go_as_when_they_are_ranked():
     whole = everything({"a": 4})
     assert at_multiples({"a": [1.0] * 4}, {"a": (1, 2, 3)}, whole, 2, min_keep=0.0)["a"] == (0, 1, 2, 3)

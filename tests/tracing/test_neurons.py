@@ -39,6 +39,20 @@ def test_a_smaller_network_is_the_masked_one(name):
     assert after < 0.8 * before
 
 
+def places(neurons):
+    return {(group.name, member[0], member.axis, member.role) for group in neurons.groups for member in group.members}
+
+
+@pytest.mark.parametrize("name", networks())
+def test_one_example_is_followed_as_several_are(name):
+    # A bias or a mean has the shape of one example's activations, and was taken for what a kernel reads of them.
+    model, x, options, *_ = networks()[name]
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, **options))
+    one, several = (places(trace(model, variables, few, **options)) for few in (x[:1], x))
+    # A parameter for each position and feature cannot be told from an activation there.
+    assert {place[1] for place in one ^ several} <= {("params", "positions")}
+
+
 @pytest.mark.parametrize(
     ("name", "norm", "options"),
     [
