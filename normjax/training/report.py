@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.bar import Bar
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -116,9 +117,10 @@ def print_folding(result: dict[str, Any], console: Console | None = None) -> Non
 def print_pruning(result: dict[str, Any], console: Console | None = None) -> None:
     """The rounds of a search for a smaller network, and the network before and after."""
     console = console or Console()
-    rounds = Table(title="rounds", title_justify="left")
-    times = [f"{size} at a time [ms]" for size in result["rounds"][0]["milliseconds"]]
-    for name in ("round", "neurons", "parameters", "products [M]", *times, "validation", "verdict"):
+    # Without lines between them, 80 columns hold it.
+    rounds = Table(title="rounds", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    times = [f"{size} at once\n\\[ms]" for size in result["rounds"][0]["milliseconds"]]
+    for name in ("round", "neurons", "parameters", "products\n[M]", *times, "validation", "verdict"):
         rounds.add_column(name, justify="left" if name == "verdict" else "right")
     for told in result["rounds"]:
         verdict = "as it was" if told["number"] == 0 else "accepted" if told["accepted"] else "too much"

@@ -22,6 +22,9 @@ def test_a_smaller_run_is_told_of_and_used_as_any_other(command, finished, tmp_p
     assert f"{told['after']['parameters']:,}" in out
     for told_round in told["rounds"]:
         assert f"{told_round['accuracy']:.2%}" in out
+    # In 80 columns headings were cut short, and units taken for markup.
+    assert "[ms]" in out
+    assert "…" not in out.split("network")[0]
 
     evaluated = json.loads(command("evaluate", path, "--json").out)
     assert evaluated["accuracy"] == told["after"]["test_accuracy"]
