@@ -2,10 +2,13 @@
 
 import gc
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_platforms", "cpu")
@@ -16,6 +19,22 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 install_import_hook("normjax.functional", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory) -> Iterator[None]:
+    """Keeps what was compiled for all tests of this process, and what took longer for the processes that they start.
+
+    Small programs are not for those: they start together, and one might read what another is writing.
+    """
+    folder = tmp_path_factory.mktemp("compiled")
+    compilation_cache.reset_cache()  # without a folder so far
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    yield
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,31 +7,14 @@ Doctests import it before pytest does, hence PYTEST_DONT_REWRITE
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import pytest
 from cli_cases import ROOT, TINY, Answer
-from compilation import keep_compiled_in
 
 from normjax.cli import main
-
-
-@pytest.fixture(scope="session")
-def compiled_commands(tmp_path_factory) -> Path:
-    """A run, its evaluation and its predictions build the same network: what is compiled is kept for this test run."""
-    folder = tmp_path_factory.mktemp("compiled")
-    keep_compiled_in(folder, 0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def commands_compiled_once(compiled_commands) -> Iterator[None]:
-    """For modules that build the network of the run again."""
-    keep_compiled_in(compiled_commands, 0)
-    yield
-    keep_compiled_in(None, 1)
 
 
 @pytest.fixture
@@ -83,7 +66,7 @@ def process() -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="session")
-def finished(compiled_commands, tmp_path_factory) -> Path:  # noqa: ARG001 - compiles into that folder
+def finished(tmp_path_factory) -> Path:
     """The directory of a tiny run on the digits."""
     path = tmp_path_factory.mktemp("finished") / "run"
     main(["train", *TINY, "--workdir", str(path)])

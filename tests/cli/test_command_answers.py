@@ -8,7 +8,6 @@ from cli_cases import contents, digit_file
 from PIL import Image
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 INDICES = range(12)
 

@@ -9,7 +9,6 @@ from jax import export, nn
 from PIL import Image
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 
 def test_the_program_predicts_as_the_run_does_for_any_number_of_images(command, finished, tmp_path):

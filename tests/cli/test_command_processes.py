@@ -18,7 +18,6 @@ from normjax.cli import main
 from normjax.training.evaluate import restore_run
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 # The process ends as by a power cut, two steps after checkpoint 12 was begun.
 KILLED = """

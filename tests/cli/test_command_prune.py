@@ -2,11 +2,9 @@
 
 import json
 
-import pytest
 from cli_cases import contents, digit_file
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 OPTIONS = ("--keep-params", "0.8", "--step", "0.3", "--epochs", "0.5", "--final-epochs", "0.5", "--multiple", "1")
 

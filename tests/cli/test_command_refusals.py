@@ -9,7 +9,6 @@ from normjax.data import tfds as tfds_source
 from normjax.training.run_directory import RunDirectory
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 CONFIGS = {
     "raises": ("1 / 0\n", "could not be run: ZeroDivisionError: division by zero"),

@@ -12,7 +12,6 @@ from normjax.training.config import TrainConfig, load_config
 from normjax.training.evaluate import restore_network
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 
 def test_a_plain_run_has_no_zeros(command, finished, tmp_path):

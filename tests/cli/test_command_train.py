@@ -13,7 +13,6 @@ from normjax.training.config import TrainConfig
 from normjax.training.evaluate import restore_run
 
 pytest_plugins = ["cli_fixtures"]
-pytestmark = pytest.mark.usefixtures("commands_compiled_once")
 
 
 @pytest.fixture

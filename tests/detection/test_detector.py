@@ -20,7 +20,7 @@ from normjax.training.evaluate import restore_network
 from normjax.training.loop import train
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 SCENES = SceneConfig(digits="digits", image_size=32, train_examples=32, test_examples=8)
 

@@ -13,11 +13,11 @@ from normjax.training.evaluate import restore_network
 from normjax.training.loop import train
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture(scope="module")
-def trained(compiled_programs, tmp_path_factory):  # noqa: ARG001 - compiles into that folder
+def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"
     train(run_config(model=ModelConfig(name="convnet", widths=(6, 8), dense=(16,))), path)
     return path

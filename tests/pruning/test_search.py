@@ -36,7 +36,7 @@ from normjax.training.stop import StoppedError, StopRequest
 from normjax.training.weights import write_weights
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 MODEL = ModelConfig(name="convnet", widths=(6, 8), dense=(16,))
 SIZES = {"conv0_0": 6, "conv0_1": 6, "conv1_0": 8, "conv1_1": 8, "dense0": 16}
@@ -44,7 +44,7 @@ OPTIONS = {"epochs": 0.5, "final_epochs": 0.5, "learning_rate": 0.05, "step": 0.
 
 
 @pytest.fixture(scope="module")
-def trained(compiled_programs, tmp_path_factory):  # noqa: ARG001 - compiles into that folder
+def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"
     train(run_config(model=MODEL, optimizer=OptimizerConfig(learning_rate=0.2)), path)
     return path

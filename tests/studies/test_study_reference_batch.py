@@ -100,7 +100,7 @@ def test_the_tables_that_are_shown_are_those_of_the_numbers_that_are_kept(name):
     assert (RESULTS / f"{name}.md").read_text() == find_study(name).table(results)
 
 
-@pytest.mark.usefixtures("compiled_once", "without_pictures")
+@pytest.mark.usefixtures("without_pictures")
 def test_the_whole_study_in_small(real_data_dir, tmp_path):
     # A hundredth of the budget: every stream, tables and figures.
     carry_out_study("reference-batch", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)

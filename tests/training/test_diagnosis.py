@@ -8,9 +8,6 @@ from training_cases import Steps, draw_batch, scaled, tiny_config
 from normjax.training.config import NormConfig, OptimizerConfig
 from normjax.training.diagnosis import first_non_finite
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 WITHOUT_NORM = {"norm": NormConfig(name="none")}
 
 

@@ -20,9 +20,6 @@ from normjax.data.transforms import identity
 from normjax.training.config import ModelConfig, RunConfig
 from normjax.training.evaluate import Evaluator
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 WAYS = [("pmap", 1), ("pmap", 8), ("shard_map", 8)]
 
 

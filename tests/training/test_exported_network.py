@@ -17,7 +17,6 @@ from normjax.training.fold import fold_run
 from normjax.training.predict import predict_run
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from normjax.linen import make_norm
 from normjax.models import build_model
 from normjax.training.config import NormConfig
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RATE, MOMENTUM = 0.1, 0.9
 # A model whose running statistics are those of the last batch, and which knows no devices.
 PLAIN = build_model("mlp", num_classes=10, norm=make_norm("batch_norm", momentum=0.0), widths=(8, 6))

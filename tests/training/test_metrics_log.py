@@ -17,7 +17,6 @@ from normjax.training.metrics import MetricsLog, read_metrics
 from normjax.training.run_directory import RunDirectory
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 class Scalar(NamedTuple):

@@ -10,9 +10,6 @@ from training_cases import Steps, draw_batch, scaled, tiny_config
 
 from normjax.training.config import NormConfig, OptimizerConfig
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 WHOLE = ("params", "model_state", "opt_state", "ema")
 MOMENTUM_AND_DECAY = OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=1e-2)
 

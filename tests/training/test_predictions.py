@@ -12,7 +12,6 @@ from normjax.errors import UserError
 from normjax.training.predict import predict_run
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 INDICES = (3, 100, 777, 1500)
 

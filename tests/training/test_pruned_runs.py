@@ -16,7 +16,7 @@ from normjax.training.loop import train
 from normjax.training.session import build_session
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 KEPT = {"dense0": tuple(range(0, 32, 2)), "dense1": tuple(range(1, 24, 2))}
 MODEL = ModelConfig(name="mlp", widths=(32, 24), kept=KEPT)
@@ -24,7 +24,7 @@ CONFIG = run_config(model=MODEL)
 
 
 @pytest.fixture(scope="module")
-def pruned_run(compiled_programs, tmp_path_factory):  # noqa: ARG001 - compiles into that folder
+def pruned_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("pruned") / "run"
     return path, train(CONFIG, path)
 

@@ -15,7 +15,7 @@ from normjax.training.loop import train
 from normjax.training.predict import predict_run
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 REFERENCE = draw_batch(20, seed=5)["image"]
 NORM = {"name": "reference_batch_norm"}

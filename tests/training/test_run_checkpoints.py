@@ -16,8 +16,6 @@ from normjax.errors import UserError
 from normjax.training import checkpoint
 from normjax.training.checkpoint import Checkpoints
 
-pytest_plugins = ["training_fixtures"]
-
 META = {"seconds": {"training": 1.5}, "skipped": 2}
 
 

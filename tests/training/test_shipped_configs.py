@@ -22,9 +22,6 @@ from normjax.training.config import NormConfig, TrainConfig, WeightNormConfig, l
 from normjax.training.session import build_session
 from normjax.training.state import init_state
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 ROOT = Path(__file__).parents[2]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.py"))
 DETECTORS = [path for path in ALL if path.name.startswith("detector")]

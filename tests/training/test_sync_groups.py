@@ -25,9 +25,6 @@ from normjax.training.config import NormConfig
 from normjax.training.evaluate import Evaluator
 from normjax.training.session import build_session
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 MOMENTUM = 0.9
 
 

@@ -8,9 +8,6 @@ from training_cases import Steps, draw_batch, tiny_config, uneven_mask
 
 from normjax.training.config import ModelConfig
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)(?:-start)?\("
 )

@@ -13,9 +13,6 @@ from training_cases import Steps, draw_batch, random_state, tiny_config, tiny_in
 
 from normjax.training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 COUNTS = (8, 1, 0, 5, 3, 8, 2, 7)  # valid rows of each of 8 devices
 
 

@@ -3,14 +3,10 @@
 import chex
 import jax
 import numpy as np
-import pytest
 from jax import export
 from training_cases import Steps, draw_batch, tiny_config, uneven_mask
 
 from normjax.training.config import ModelConfig, OptimizerConfig
-
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -19,9 +19,6 @@ from training_cases import (
 from normjax.training.config import OptimizerConfig, ScheduleConfig
 from normjax.training.step import Images
 
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 SMOOTHING, RATE = 0.2, 0.1
 MODES = ("pmap", "shard_map")
 

@@ -24,7 +24,7 @@ from normjax.training.loop import train
 from normjax.training.plots import plot_curves
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def test_images_that_become_nan_end_the_run_and_cost_nothing(monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ from normjax.training.loop import train
 from normjax.training.parallel import DataParallel
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 CHANGING = ("seconds", "images_per_second", "finished")
 

@@ -16,7 +16,6 @@ from normjax.training.config import load_config
 from normjax.training.loop import train
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 class Witness(Source):

@@ -3,13 +3,9 @@
 import chex
 import jax
 import numpy as np
-import pytest
 from training_cases import MEAN, STD, Steps, draw_batch, numpy_mlp, random_state, tiny_config
 
 from normjax.training.state import evaluated_variables, updated_average
-
-pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 DECAY = 0.3
 

@@ -16,7 +16,7 @@ from normjax.training.loop import train
 from normjax.training.step import Images
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = pytest.mark.usefixtures("compiled_once", "without_pictures")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 SPARSE = {"name": "structural", "options": {"measure": "sparsity", "strength": 0.3}}
 NEURON = {"name": "structural", "options": {"measure": "neuron"}}
