@@ -23,16 +23,14 @@ install_import_hook("normjax.functional", "beartype.beartype")
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Keeps what was compiled for all tests of this process, and what took longer for the processes that they start.
+    """Keeps what was compiled for all tests of this process.
 
-    Small programs are not for those: they start together, and one might read what another is writing.
+    Those that it starts run together, and one might read what another is writing: JAX does not rename what is whole.
     """
     folder = tmp_path_factory.mktemp("compiled")
     compilation_cache.reset_cache()  # without a folder so far
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     yield
     shutil.rmtree(folder)
 

@@ -73,7 +73,8 @@ class ActivationProbe:
 
         Args:
           variables: of the model.
-          batches: pairs of inputs, with the examples along the first dimension, and targets.
+          batches: pairs of inputs and targets, arrays with the examples along the first dimension. The network and the
+            loss get one example at a time.
 
         Raises:
           ValueError: there is no batch.
@@ -81,12 +82,12 @@ class ActivationProbe:
         totals: dict[str, ActivationSums] = {}
         seen = False
         for inputs, targets in batches:
-            seen, size = True, jnp.shape(inputs)
-            if size not in self._programs:
-                self._programs[size] = self._compile(variables, inputs)
-            run, reads = self._programs[size]
+            seen, shape = True, jnp.shape(inputs)
+            if shape[1:] not in self._programs:
+                self._programs[shape[1:]] = self._compile(variables, inputs)
+            run, reads = self._programs[shape[1:]]
             gradients, values = jax.device_get(run(variables, inputs, targets))
-            for name, sums in _by_neuron(self._neurons, reads, gradients, values, size[0]).items():
+            for name, sums in _by_neuron(self._neurons, reads, gradients, values, shape[0]).items():
                 totals[name] = sums if name not in totals else _together(totals[name], sums)
         if not seen:
             raise ValueError("batches is empty; scores of activations need one batch or more.")

@@ -159,8 +159,9 @@ def _check_output(target: RunDirectory, path: Path, options: PruneConfig, step: 
     """Refuses a directory of another pruning, and writes down what this one is."""
     wanted = {"run": str(path.resolve()), "step": step, **options.model_dump(mode="json")}
     note, rounds = target.path / SEARCH / "search.json", target.path / SEARCH / "rounds"
-    # Nothing is lost where the first round was refused.
-    if note.exists() and rounds.is_dir() and any(rounds.iterdir()):
+    # Nothing is lost where an option was refused before the first round.
+    begun_rounds = rounds.is_dir() and any(rounds.iterdir())
+    if note.exists() and (begun_rounds or target.config_file.exists()):
         # An option that did not exist then had its default.
         begun = PruneConfig.model_construct().model_dump(mode="json") | json.loads(note.read_text())
         changed = [

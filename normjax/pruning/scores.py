@@ -37,14 +37,10 @@ def _rows(member: Member, evidence: Evidence) -> np.ndarray:
 
 def _made_by(group: Group, evidence: Evidence) -> list[np.ndarray]:
     """The incoming weights of each neuron, for each layer that makes it."""
-    members = [m for m in group.members if m.path in evidence.params]
-    found = [m for m in members if m.role == "out"]
-    if not found:
-        # Rows are looked up in an embedding, not multiplied with it.
-        found = [m for m in members if m.role == "other" and evidence.params[m.path].ndim > 1]
+    found = [_rows(m, evidence) for m in group.members if m.role == "out" and m.path in evidence.params]
     if not found:
         raise ValueError(f"no kernel makes the neurons of {group.name}; use a score of data, as taylor_gate.")
-    return [_rows(m, evidence) for m in found]
+    return found
 
 
 def _averaged(group: Group, evidence: Evidence, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

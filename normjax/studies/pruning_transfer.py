@@ -156,14 +156,14 @@ def _findings(results: Results, keys: dict[tuple[str, str], str]) -> str:
             f"Scores of data win at first: {wins} (at {EARLY:.0%} of the multiplications {max(data):.1f} % against "
             f"{max(weights):.1f} %)."
         )
-        left = [
-            min(_macs_left(results[keys[score, "all"]]) for score in scores if score in early)
-            for scores in (SCORES[2:], SCORES[:2])
-        ]
-        said.append(
-            f"At the end scores of data leave {left[0]:.0f} % of the multiplications at best, scores of weights "
-            f"{left[1]:.0f} %."
-        )
+        ends = []
+        for scores in (SCORES[2:], SCORES[:2]):
+            found = [results[keys[score, "all"]] for score in scores if score in early]
+            best = min(found, key=_macs_left)
+            ends.append(
+                f"{_macs_left(best):.0f} % of the multiplications ({100 * best['test']['accuracy']:.2f} % test)"
+            )
+        said.append(f"At the end scores of data leave {ends[0]} at best, scores of weights {ends[1]}.")
     return "\n".join(f"- {line}" for line in said)
 
 

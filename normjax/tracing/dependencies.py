@@ -106,6 +106,9 @@ class Tracer:
                 self.order.update((dim.origin.path, None) for dim in value.dims if dim.origin is not None)
             self._place = None if frame.repeated else (frame, number)
             outputs = self._step(equation, values, frame, number)
+            # Within a call each output has its own inputs.
+            if inlined(equation) is None and any(value.given for value in values):
+                outputs = [value._replace(given=True) for value in outputs]
             frame.values.update(zip(equation.outvars, outputs, strict=True))
         return [frame.value(v) for v in jaxpr.outvars], frame
 
@@ -144,7 +147,7 @@ class Tracer:
         constants, carry, stacked = inputs[:count], inputs[count : count + carried], inputs[count + carried :]
         for value in stacked:
             self.atoms.hold(value.dims[0].labels, "scan goes along it", sized=False)
-        steps = [Value(value.dims[1:], value.null) for value in stacked]
+        steps = [value._replace(dims=value.dims[1:]) for value in stacked]
         # The body is followed with the labels of the first step, and what it carries on is tied to them.
         carry = [_doubtful(value) for value in carry]
         outputs, inner = self.follow(body.jaxpr, body.consts, [*constants, *carry, *steps], repeated=True)
@@ -230,4 +233,4 @@ def differentiable(v: Any) -> bool:
 
 def _doubtful(value: Value) -> Value:
     """A value that later steps replace: whether it is 0 where variables are 0 is not known."""
-    return Value(tuple(Dim(dim.labels, zero=False) for dim in value.dims))
+    return Value(tuple(Dim(dim.labels, zero=False) for dim in value.dims), given=value.given)

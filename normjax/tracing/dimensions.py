@@ -37,6 +37,7 @@ class Value(NamedTuple):
 
     dims: tuple[Dim, ...]
     null: bool = False  # whether it is 0 everywhere
+    given: bool = False  # whether an input of the network has a part in it
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -19,6 +19,6 @@ def follow(program: Program) -> tuple[Tracer, list[Value], Frame]:
     """
     tracer = Tracer(_RULES)
     inputs = [tracer.variable(path, sizes_of(v)) for path, v in zip(program.paths, program.jaxpr.invars, strict=False)]
-    inputs += [fixed(sizes_of(v)) for v in program.jaxpr.invars[len(inputs) :]]
+    inputs += [fixed(sizes_of(v))._replace(given=True) for v in program.jaxpr.invars[len(inputs) :]]
     outputs, frame = tracer.follow(program.jaxpr, program.constants, inputs)
     return tracer, outputs, frame

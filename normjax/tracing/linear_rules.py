@@ -46,22 +46,13 @@ def elementwise(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
         zeros = [value.null or (dim is not None and dim.zero) for value, dim in zip(meant, own, strict=True)]
         trues = [dim is not None and dim.true for dim in own]
         dims.append(Dim(labels, _zero(name, zeros), true=_true(name, zeros, trues)))
-    # The output is still the variable if all else is smaller, as a kernel divided by its norm.
+    # The output is still the variable if all else is smaller, as a kernel divided by its norm. Where a batch has one
+    # example, activations are no larger than a bias.
     if carriers := [value for value in inputs if len(value.dims) == len(shape) and value.shape == shape]:
         best = max(carriers, key=lambda value: sum(dim.origin is not None for dim in value.dims))
-        if not (_is_vector(best) and any(_is_activation(value) for value in carriers)):
+        if not any(value.given for value in carriers):
             dims = [dim._replace(origin=own.origin) for dim, own in zip(dims, best.dims, strict=True)]
     return [Value(tuple(dims), null)]
-
-
-def _is_vector(value: Value) -> bool:
-    """Whether it is a bias or a scale: as large as the activations of one example, where a batch has one."""
-    return sum(dim.origin is not None and len(dim.labels) > 1 for dim in value.dims) <= 1
-
-
-def _is_activation(value: Value) -> bool:
-    """Whether it has neurons, but is no variable."""
-    return all(dim.origin is None for dim in value.dims) and any((dim.labels != FIXED).any() for dim in value.dims)
 
 
 def _zero(name: str, zeros: Sequence[bool]) -> bool:

@@ -22,7 +22,7 @@ class Member(NamedTuple):
     path: Path
     axis: int
     indices: np.ndarray  # (neurons, elements of each)
-    role: Role  # out: makes the neuron, as a kernel's output features; in: reads it; other: as bias and statistics
+    role: Role  # out: makes the neuron, as a kernel or an embedding does; in: reads it; other: as bias and statistics
 
 
 class Group(NamedTuple):
@@ -67,16 +67,16 @@ class Neurons(NamedTuple):
         Raises:
           ValueError: there is no such layer.
         """
-        makers = {
-            "/".join(member.path[1:-1]): group.name
-            for group in self.groups
-            for member in group.members
-            if member.role == "out"
-        } | {group.name: group.name for group in self.groups}
-        whole = {"/".join(path[1:-1]) for path, *_ in self.whole} - makers.keys()
-        if unknown := [name for name in layers if name not in makers and name not in whole]:
+        made: dict[str, list[str]] = {"/".join(path[1:-1]): [] for path, *_ in self.whole}
+        for group in self.groups:
+            for member in group.members:
+                if member.role == "out":
+                    made.setdefault("/".join(member.path[1:-1]), []).append(group.name)
+        for group in self.groups:
+            made.setdefault(group.name, [group.name])  # one of several that a layer makes
+        if unknown := [name for name in layers if name not in made]:
             raise ValueError(f"{unknown[0]} is no layer of this network; use {', '.join(g.name for g in self.groups)}.")
-        return tuple(dict.fromkeys(makers[name] for name in layers if name in makers))
+        return tuple(dict.fromkeys(name for layer in layers for name in made[layer]))
 
     def alive(self, left: Left) -> Alive:
         """Which elements of the variables are left with some of the neurons.

@@ -283,6 +283,8 @@ def gather(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> list[
         tracer.atoms.hold(value.dims[axis].labels, "looked up", sized=False)
     dims = list(fixed(sizes_of(equation.outvars[0])).dims)
     for axis, place in zip(kept, numbers.offset_dims, strict=True):
+        if indices.given and (origin := value.dims[axis].origin) is not None:
+            tracer.produced.add(origin)
         dims[place] = _whole(tracer, value.dims[axis], as_number(sizes[axis]), "gather")
     return [Value(tuple(dims))]
 

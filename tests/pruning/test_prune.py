@@ -131,6 +131,29 @@ def test_a_protected_layer_keeps_what_it_makes_with_others():
     assert neurons.groups_of(["stage0_block0_conv1", "stage0_block0_conv0", "head"]) == ("stem", "stage0_block0_conv0")
 
 
+class _Halves(nn.Module):
+    """One layer makes two kinds of neurons, another adds to those of an embedding."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        a, b = jnp.split(nn.Dense(12, name="both")(0.5 * tokens), 2, -1)
+        c = nn.Embed(5, 6, name="table")(tokens).mean(1) + nn.Dense(6, name="adds")(nn.relu(a))
+        return nn.Dense(3, name="head")(nn.relu(b)) + nn.Dense(3, name="other")(nn.relu(c))
+
+
+def test_a_protected_layer_keeps_all_that_it_makes():
+    # Of a layer that makes two groups the second one went, and an embedding that another layer adds to was no layer.
+    tokens = jnp.arange(8).reshape(2, 4) % 5
+    model = _Halves()
+    variables = model.init(jax.random.key(0), tokens)
+    neurons = normjax.pruning.trace(model, variables, tokens)
+    assert neurons.groups_of(["both"]) == ("both", "both#2")
+    assert neurons.groups_of(["both#2"]) == ("both#2",)
+    assert neurons.groups_of(["table"]) == neurons.groups_of(["adds"]) != ()
+    kept = normjax.prune(model, variables, tokens, share=0.2, protected=["both"]).kept
+    assert len(kept["both"]) == len(kept["both#2"]) == 6
+
+
 class _Looked(nn.Module):
     """Rows of an embedding, without a layer that makes them."""
 

@@ -208,6 +208,34 @@ def test_one_example_is_measured_as_it_is_among_others(net):
     np.testing.assert_allclose(np.sum(alone, 0), probe.measure(variables, [(X, LABELS)])["dense"].gate, rtol=1e-4)
 
 
+class Placed(nn.Module):
+    """A parameter has the shape of one example's activations, and a kernel of one output that of a vector."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(6, name="emb")(x)
+        before = nn.Dense(5, name="before")(h)
+        h = h + self.param("positions", nn.initializers.normal(0.5), (1, *h.shape[1:]))
+        a = nn.relu(nn.Dense(4, name="hidden")(h)) + before[..., :4].mean()
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (4, 1)) * jnp.ones((4, 1))
+        return (a @ kernel).mean(1) * jnp.ones((1, 3)) + before.mean(1)[:, :3]
+
+
+def test_what_has_the_shape_of_an_example_is_no_activation():
+    # Where one example is followed, it was taken for the variable, and what kernels read behind it was not measured.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 7)), jnp.float32)
+    model = Placed()
+    variables = model.init(jax.random.key(0), x)
+    neurons = trace(model, variables, x)
+    sums = ActivationProbe(model, neurons, each_loss).measure(variables, [(x, jnp.array([0, 1, 2, 0]))])
+    assert {
+        group.name: int(sums[group.name].values) for group in neurons.groups if group.name in ("emb", "hidden")
+    } == {
+        "emb": 2 * 4 * 5,
+        "hidden": 4 * 5,
+    }
+
+
 class _Block(nn.Module):
     @nn.compact
     def __call__(self, x, _):
