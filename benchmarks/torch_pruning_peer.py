@@ -2,7 +2,7 @@
 
     python -m benchmarks.torch_pruning_peer
 
-Fails where a group or a ranking differs.
+Fails where a group or a ranking differs. Torch-Pruning is in the bench extra.
 """
 
 from typing import Any

@@ -48,10 +48,10 @@ def elementwise(tracer: Tracer, equation: JaxprEqn, inputs: Sequence[Value]) -> 
         dims.append(Dim(labels, _zero(name, zeros), true=_true(name, zeros, trues)))
     # The output is still the variable if all else is smaller, as a kernel divided by its norm. Where a batch has one
     # example, activations are no larger than a bias.
-    if carriers := [value for value in inputs if len(value.dims) == len(shape) and value.shape == shape]:
+    carriers = [value for value in inputs if len(value.dims) == len(shape) and value.shape == shape]
+    if carriers and not any(value.given for value in carriers):
         best = max(carriers, key=lambda value: sum(dim.origin is not None for dim in value.dims))
-        if not any(value.given for value in carriers):
-            dims = [dim._replace(origin=own.origin) for dim, own in zip(dims, best.dims, strict=True)]
+        dims = [dim._replace(origin=own.origin) for dim, own in zip(dims, best.dims, strict=True)]
     return [Value(tuple(dims), null)]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import get_args
 
 import chex
 import jax
@@ -14,8 +13,8 @@ from run_cases import run_config
 
 from normjax.data.options import StreamConfig
 from normjax.errors import UserError
-from normjax.pruning import DEBIASES, SCORES, search
 from normjax.pruning import run as pruning_run
+from normjax.pruning import search
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.figures import draw_pruning
 from normjax.pruning.run import prune_run
@@ -42,6 +41,8 @@ MODEL = ModelConfig(name="convnet", widths=(6, 8), dense=(16,))
 SIZES = {"conv0_0": 6, "conv0_1": 6, "conv1_0": 8, "conv1_1": 8, "dense0": 16}
 OPTIONS = {"epochs": 0.5, "final_epochs": 0.5, "learning_rate": 0.05, "step": 0.2, "min_step": 0.1, "multiple": 1}
 
+TIMES = {"1": 1.0, "128": 9.0}  # where none are measured
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -59,7 +60,7 @@ def pruned(trained, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_times(monkeypatch):
     """Networks of many sizes compile for longer than all else here; those of ``pruned`` are measured."""
-    monkeypatch.setattr(pruning_run, "milliseconds", lambda networks, *_: [{"1": 1.0, "128": 9.0}] * len(networks))
+    monkeypatch.setattr(pruning_run, "milliseconds", lambda networks, *_: [TIMES] * len(networks))
 
 
 def test_the_target_holds_for_what_was_accepted(pruned):
@@ -77,6 +78,7 @@ def test_the_target_holds_for_what_was_accepted(pruned):
     assert told["after"]["neurons"] == accepted[-1]["neurons"] == sum(map(len, told["kept"].values()))
     for r in told["rounds"]:
         assert r["milliseconds"]["128"] > r["milliseconds"]["1"] > 0
+        assert r["milliseconds"] != TIMES
     assert told["neurons"] == SIZES
     assert told["not_followed"] == {"head/kernel": ["an output of the network"]}
 
@@ -306,12 +308,6 @@ def test_rounds_take_the_reference_and_the_order_of_the_run(tmp_path, monkeypatc
     assert all((np.diff(labels) >= 0).all() for labels in orders)
 
 
-def test_every_score_and_debiasing_can_be_asked_for():
-    fields = PruneConfig.model_fields
-    assert set(get_args(fields["score"].annotation)) == set(SCORES)
-    assert set(get_args(fields["debias"].annotation)) == set(DEBIASES)
-
-
 def test_the_picture_shows_rounds_and_layers(pruned, tmp_path):
     _, told = pruned
     draw_pruning(told, tmp_path / "pruning.png")
@@ -345,15 +341,11 @@ def test_what_cannot_be_pruned_is_refused(trained, pruned, tmp_path):
         prune_run(trained, tmp_path / "full", PruneConfig(max_drop=0.05, **OPTIONS))
     with pytest.raises(UserError, match="protected=haed: haed is no layer of this network; use conv0_0, conv0_1"):
         prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=("haed",), **OPTIONS))
-    every = PruneConfig(max_drop=0.05, protected=tuple(SIZES), **OPTIONS)
     with pytest.raises(UserError, match="that is every layer of this network"):
-        prune_run(trained, tmp_path / "other", every)
+        prune_run(trained, tmp_path / "other", PruneConfig(max_drop=0.05, protected=tuple(SIZES), **OPTIONS))
     # It was once taken for a pruning that had begun.
     with pytest.raises(UserError, match=r"keep_params=0\.0001 cannot be reached"):
         prune_run(trained, tmp_path / "other", PruneConfig(keep_params=0.0001, **OPTIONS))
-    for keep in (0.001, 0.002):
-        with pytest.raises(UserError, match=f"keep_params={keep:g} cannot be reached"):
-            prune_run(trained, tmp_path / "other", PruneConfig(keep_params=keep, **OPTIONS))
     with pytest.raises(UserError, match="is no run directory"):
         prune_run(tmp_path / "nowhere", tmp_path / "other2", PruneConfig(max_drop=0.05, **OPTIONS))
     train(run_config(epochs=0.6, data=DataConfig(name="digits", validation=0)), tmp_path / "blind")

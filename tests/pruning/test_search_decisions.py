@@ -1,5 +1,6 @@
 """What a search decides by, without running one."""
 
+from typing import get_args
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,12 +10,18 @@ from run_cases import run_config
 from normjax.data import load_dataset
 from normjax.data.source import Subset
 from normjax.inference.shrink import Size
+from normjax.pruning import DEBIASES, SCORES, search
 from normjax.pruning import run as pruning_run
-from normjax.pruning import search
 from normjax.pruning.config import PruneConfig
 from normjax.pruning.evidence import images_and_classes
 from normjax.pruning.search import Search
 from normjax.training.config import OptimizerConfig
+
+
+def test_every_score_and_debiasing_can_be_asked_for():
+    fields = PruneConfig.model_fields
+    assert set(get_args(fields["score"].annotation)) == set(SCORES)
+    assert set(get_args(fields["debias"].annotation)) == set(DEBIASES)
 
 
 @pytest.mark.parametrize(
