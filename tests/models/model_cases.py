@@ -35,11 +35,16 @@ def network(name: str, norm: str = "batch_norm", dtype: str = "float32", **optio
 
 
 def images(side: int = SIDE, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(BATCH, side, side, 3)).astype(np.float32))
+    """Values of float32; of type float64 if that is enabled."""
+    values = np.random.default_rng(seed).normal(size=(BATCH, side, side, 3)).astype(np.float32)
+    return jnp.asarray(values, float)
 
 
 def variables(net: nn.Module, x: jax.Array, seed: int = 0) -> dict:
-    """Parameters and statistics drawn at random: no scale is zero or one, so that none of them can hide."""
+    """Parameters and statistics drawn at random: no scale is zero or one, so that none of them can hide.
+
+    They are of type float64 if the network computes in it.
+    """
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
     rng = np.random.default_rng(seed)
 
@@ -51,7 +56,7 @@ def variables(net: nn.Module, x: jax.Array, seed: int = 0) -> dict:
             noise = 0.5 + noise**2
         else:
             noise = 0.3 * noise + (name == "scale")
-        return jnp.asarray(noise, leaf.dtype)
+        return jnp.asarray(noise, jnp.promote_types(leaf.dtype, net.dtype))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
