@@ -3,6 +3,7 @@
 from normjax.functional.batch_norm import RunningStatistics, batch_norm, normalize, update_running_statistics
 from normjax.functional.batch_renorm import RenormStatistics, batch_renorm, renorm_limits, update_renorm_statistics
 from normjax.functional.comoments import Comoments, comoments, merge_comoments, variances
+from normjax.functional.convolution import conv_general_dilated, cpu_convolutions, xla_convolutions
 from normjax.functional.decorrelated_batch_norm import (
     DecorrelatedStatistics,
     decorrelate,
@@ -35,6 +36,8 @@ __all__ = [
     "batch_norm",
     "batch_renorm",
     "comoments",
+    "conv_general_dilated",
+    "cpu_convolutions",
     "decorrelate",
     "decorrelated_batch_norm",
     "decorrelated_layer_norm",
@@ -63,4 +66,5 @@ __all__ = [
     "variances",
     "weight_norm",
     "whiten",
+    "xla_convolutions",
 ]

@@ -1,6 +1,7 @@
 """What the networks share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
+from normjax.functional import conv_general_dilated
 from normjax.linen.weight_norm_factory import WeightNormFactory
 
 NormFactory = Callable[..., nn.Module]
 HEAD = "head"  # the last layer of every network, which no weight norm wraps
+Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
-def wrapped(weight_norm: WeightNormFactory, layer: type[nn.Module], **fields: Any) -> Callable[..., nn.Module]:
+def wrapped(weight_norm: WeightNormFactory, layer: Callable[..., nn.Module], **fields: Any) -> Callable[..., nn.Module]:
     """A factory of layers that share fields, each wrapped."""
     return lambda *args, **more: weight_norm(layer(*args, **fields, **more))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normjax.linen.weight_norm_factory import WeightNormFactory, plain
-from normjax.models.common import HEAD, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
+from normjax.models.common import HEAD, Conv, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 def conv_stages(
@@ -34,7 +34,7 @@ def conv_stages(
       depths: convolutions of each stage; None is two.
     """
     fields: Any = {"kernel_size": (3, 3), "use_bias": False, "dtype": dtype, "kernel_init": he_normal_out}
-    conv = wrapped(weight_norm, nn.Conv, **fields)
+    conv = wrapped(weight_norm, Conv, **fields)
     stages: list[jax.Array] = []
     for stage, (width, depth) in enumerate(zip(widths, depths or (2,) * len(widths), strict=True)):
         x = halved(stages[-1]) if stages else x

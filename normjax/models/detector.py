@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from normjax.linen.weight_norm_factory import WeightNormFactory, plain
-from normjax.models.common import NormFactory, at_least_float32, he_normal_out
+from normjax.models.common import Conv, NormFactory, at_least_float32, he_normal_out
 from normjax.models.convnet import conv_stages
 
 _GROUPS = 8  # of the group norms in neck and heads, which are trained from nothing
@@ -116,7 +116,7 @@ class Detector(nn.Module):
     def _block(self, name: str, strides: int = 1) -> Any:
         return nn.Sequential(
             [
-                nn.Conv(self.features, (3, 3), strides, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out),
+                Conv(self.features, (3, 3), strides, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out),
                 nn.GroupNorm(_GROUPS, dtype=self.dtype),
                 nn.relu,
             ],
@@ -125,7 +125,7 @@ class Detector(nn.Module):
 
     def _head(self, channels: int, name: str, bias: float = 0.0) -> nn.Module:
         small = nn.initializers.normal(0.01)
-        return nn.Conv(
+        return Conv(
             channels, (3, 3), dtype=self.dtype, kernel_init=small, bias_init=nn.initializers.constant(bias), name=name
         )
 

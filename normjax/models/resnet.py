@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.linen import initializers
 
 from normjax.linen.weight_norm_factory import WeightNormFactory, plain
-from normjax.models.common import HEAD, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
+from normjax.models.common import HEAD, Conv, NormFactory, at_least_float32, he_normal_out, normalized, wrapped
 
 
 class CifarResNet(nn.Module):
@@ -40,7 +40,7 @@ class CifarResNet(nn.Module):
         """Logits (batch, num_classes) of images (batch, height, width, channels)."""
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
         fields: Any = {"kernel_size": (3, 3), "use_bias": False, "dtype": self.dtype, "kernel_init": he_normal_out}
-        conv = wrapped(self.weight_norm, nn.Conv, **fields)
+        conv = wrapped(self.weight_norm, Conv, **fields)
         x = conv(self.widths[0], name="stem")(x.astype(self.dtype))
         x = nn.relu(normalized(norm(name="stem_norm"), x, mask))
         for stage, width in enumerate(self.widths):
@@ -86,7 +86,7 @@ class BottleneckResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Logits (batch, num_classes) of images (batch, height, width, channels)."""
         norm = partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        conv = wrapped(self.weight_norm, nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
+        conv = wrapped(self.weight_norm, Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal_out)
         x = conv(self.widths[0], (7, 7), strides=2, padding=((3, 3), (3, 3)), name="stem")(x.astype(self.dtype))
         x = nn.relu(normalized(norm(name="stem_norm"), x, mask))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -183,6 +183,9 @@ class RunConfig(Section):
     """How the run is carried out; all of it may change when a run is resumed."""
 
     parallel: Literal["pmap", "shard_map"] = Field("pmap", description="how the step is spread over the devices")
+    kernel_gradients: Literal["auto", "xla"] = Field(
+        "auto", description="form of convolutions and their gradients on CPUs: the fastest known, or that of XLA"
+    )
     eval_batch_size: int = Field(512, ge=1, description="examples of an evaluation batch, all devices together")
     log_every: int = Field(20, ge=1, description="steps between two lines of training metrics")
     validate_every: int | None = Field(None, ge=1, description="steps between validations, besides one an epoch")

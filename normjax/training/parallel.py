@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from normjax.functional import cpu_convolutions, xla_convolutions
 from normjax.training.step import AXIS
 
 Spread = Literal["replicated", "sharded"]
@@ -21,6 +22,8 @@ class DataParallel:
     Args:
       mode: ``pmap`` or ``shard_map``.
       devices: the devices, all by default.
+      kernel_gradients: of convolutions on CPUs; ``auto`` is ``normjax.functional.cpu_convolutions``, ``xla`` is
+        JAX's own form.
 
     Example:
       >>> import jax.numpy as jnp
@@ -31,8 +34,15 @@ class DataParallel:
       4.0
     """
 
-    def __init__(self, mode: Literal["pmap", "shard_map"] = "pmap", devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self,
+        mode: Literal["pmap", "shard_map"] = "pmap",
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        kernel_gradients: Literal["auto", "xla"] = "auto",
+    ):
         self.mode = mode
+        self.kernel_gradients = kernel_gradients
         # Those of a process are neighbours, as its rows of a batch are; a TPU numbers its chips by their place.
         self.devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         self.own = sum(device.process_index == jax.process_index() for device in self.devices)
@@ -96,6 +106,7 @@ class DataParallel:
         Returns:
           A function of replicated and sharded arguments.
         """
+        step = (cpu_convolutions if self.kernel_gradients == "auto" else xla_convolutions)(step)
         donated = (0,) if donate else ()
         if self.mode == "pmap":
             return jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donated)

@@ -145,7 +145,7 @@ def build_session(
       UserError: the batch cannot be divided among the devices, the classes do not fit, or the widths do not suit
         the network.
     """
-    parallel = DataParallel(config.run.parallel, devices)
+    parallel = DataParallel(config.run.parallel, devices, kernel_gradients=config.run.kernel_gradients)
     parts = len(parallel.devices) * config.micro_batches
     if training and config.batch_size % parts:
         raise UserError(
