@@ -1,4 +1,4 @@
-"""A training step on images of CIFAR-10's shape, drawn at random, ready to be timed."""
+"""A training step on images drawn at random, ready to be timed."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,20 @@ from normjax.data import DatasetInfo
 from normjax.training.config import TrainConfig
 from normjax.training.session import Session, build_session
 
-_INFO = DatasetInfo(
-    name="noise",
-    classes=tuple("0123456789"),
-    image_shape=(32, 32, 3),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    train_examples=50_000,
-    validation_examples=0,
-    test_examples=1,
-)
 
-
-def session_of(config: TrainConfig) -> Session:
-    """What the config describes, on one device."""
-    return build_session(config, _INFO, jax.devices()[:1])
+def session_of(config: TrainConfig, side: int = 32) -> Session:
+    """What the config describes, on one device, for images of this many pixels a side."""
+    info = DatasetInfo(
+        name="noise",
+        classes=tuple("0123456789"),
+        image_shape=(side, side, 3),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        train_examples=50_000,
+        validation_examples=0,
+        test_examples=1,
+    )
+    return build_session(config, info, jax.devices()[:1])
 
 
 def seconds_of_steps(session: Session, steps: int) -> list[float]:
@@ -33,7 +32,7 @@ def seconds_of_steps(session: Session, steps: int) -> list[float]:
     generator = np.random.default_rng(0)
 
     def draw(count: int) -> np.ndarray:
-        return generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        return generator.integers(0, 256, (count, *session.info.image_shape), np.uint8)
 
     config, parallel = session.config, session.parallel
     pixels = draw(config.batch_size)

@@ -1,4 +1,4 @@
-"""Convolutions that train fast on CPUs: a drop-in for JAX's, and function transformations that choose between the two."""
+"""Convolutions that train fast on CPUs: a drop-in for JAX's, and transformations that use one of the two throughout."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -8,14 +8,13 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Inexact
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from normjax.functional.convolution_cpu import convolve_on_cpu
 
 
-def conv_general_dilated(
-    lhs: Inexact[Array, "..."], rhs: Inexact[Array, "..."], *args: Any, **kwargs: Any
-) -> Inexact[Array, "..."]:
+def conv_general_dilated(lhs: ArrayLike, rhs: ArrayLike, *args: Any, **kwargs: Any) -> Array:
     r"""The convolution of ``jax.lax.conv_general_dilated``, computed faster on CPUs.
 
     .. math:: y_{n,p,o} = \sum_{q,i} x_{n,p+q,i}\, k_{q,i,o}, \qquad
@@ -123,7 +122,7 @@ def _transposed(position: int, cotangent: Array, lhs: Any, rhs: Any, **params: A
     known, unknown = (rhs, lhs) if position == 0 else (lhs, rhs)
 
     def pull(cotangent: Array, known: Array) -> Array:
-        operands = [known, known]
+        operands: list[Any] = [known, known]
         operands[position] = ad.UndefinedPrimal(unknown.aval)
         results = ad.primitive_transposes[lax.conv_general_dilated_p](cotangent, *operands, **params)
         return ad.instantiate_zeros(results[position])
@@ -137,12 +136,12 @@ def _batched(operands: Any, dims: Any, **params: Any) -> tuple[Array, int]:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _compiled(lhs: Array, rhs: Array, names: tuple[str, ...], values: tuple[Any, ...]) -> Array:
+def _compiled(lhs: ArrayLike, rhs: ArrayLike, names: tuple[str, ...], values: tuple[Any, ...]) -> Array:
     return _convolution_p.bind(lhs, rhs, **dict(zip(names, values, strict=True)))
 
 
 @_convolution_p.def_impl
-def _outside_of_jit(lhs: Array, rhs: Array, **params: Any) -> Array:
+def _outside_of_jit(lhs: ArrayLike, rhs: ArrayLike, **params: Any) -> Array:
     return _compiled(lhs, rhs, tuple(params), tuple(params.values()))
 
 

@@ -244,14 +244,18 @@ def _plain_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean and m2 from plain sums; where the mean is so large that they would cancel, from two passes."""
     size = math.prod(x.shape[axis] for axis in axes)
 
-    def from_sums(total: Array, square: Array) -> tuple[Array, Array]:
-        mean = total / size
-        return mean, square - total * mean
-
     total, square = x.sum(axes), lax.square(x).sum(axes)
-    mean, m2 = from_sums(total, square)
+    mean = total / size
+    m2 = square - total * mean
     kept = (total * mean <= _LARGEST_CANCELLATION * m2) & jnp.isfinite(m2)
-    return lax.cond(kept.all(), lambda _, *sums: from_sums(*sums), lambda x, *_: _two_passes(x, axes), x, total, square)
+    return lax.cond(
+        kept.all(),
+        lambda _, mean, m2: (mean, m2),
+        lambda x, mean, _: _around(x, axes, jnp.expand_dims(mean, axes)),
+        x,
+        mean,
+        m2,
+    )
 
 
 def _shifted_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:

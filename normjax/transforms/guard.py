@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
 # Leaves with at most so many numbers are reduced together: on CPUs each reduction of its own takes long to compile.
 _SMALL = 2**12
 

@@ -67,7 +67,9 @@ def test_another_number_of_reading_threads_changes_nothing(straight_run, monkeyp
 
 def test_a_run_begun_under_pmap_goes_on_under_shard_map(monkeypatch, tmp_path):
     # On one device, where no sum is taken in another order, the bits are the same.
-    monkeypatch.setattr(session, "DataParallel", lambda mode, _, **options: DataParallel(mode, jax.devices()[:1], **options))
+    monkeypatch.setattr(
+        session, "DataParallel", lambda mode, _, **options: DataParallel(mode, jax.devices()[:1], **options)
+    )
     train(run_config(), tmp_path / "straight")
     stopped(monkeypatch, run_config(), tmp_path / "run", 14)
     train(run_config(run={"parallel": "shard_map"}), tmp_path / "run")
