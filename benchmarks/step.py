@@ -30,14 +30,13 @@ class Case(NamedTuple):
     batch: int
     side: int
     steps: int
-    widths: tuple[int, ...] | None = None
-    dense: tuple[int, ...] | None = None
+    form: dict[str, Any]  # of the network
 
 
 CASES: dict[str, Case] = {
-    "resnet20": Case(128, 32, 12),
-    "convnet": Case(128, 32, 12, (32, 64, 128), (128, 128)),
-    "resnet50": Case(8, 224, 5),
+    "resnet20": Case(128, 32, 12, {"widths": None}),
+    "convnet": Case(128, 32, 12, {"widths": (32, 64, 128), "dense": (128, 128)}),
+    "resnet50": Case(8, 224, 5, {"widths": None}),
 }
 
 
@@ -128,7 +127,7 @@ def _normjax(network: Network, name: Contender) -> dict[str, float]:
     config = TrainConfig(
         batch_size=case.batch,
         data=DataConfig(name="cifar10"),
-        model=ModelConfig(name=network, widths=case.widths, dense=case.dense),
+        model=ModelConfig(name=network, **case.form),
         optimizer=OptimizerConfig(weight_decay=0.0),
         run=RunConfig(kernel_gradients="xla" if name == "normjax, xla" else "auto"),
     )
@@ -159,8 +158,7 @@ def _flax(network: Network) -> dict[str, float]:
             return super().__call__(x)
 
     case = CASES[network]
-    options = {"widths": case.widths, "dense": case.dense}
-    model: Any = build_model(network, num_classes=10, norm=FlaxNorm, **options)
+    model: Any = build_model(network, num_classes=10, norm=FlaxNorm, **case.form)
     generator = np.random.default_rng(0)
     images = generator.normal(size=(case.batch, case.side, case.side, 3)).astype(np.float32)
     labels = generator.integers(0, 10, case.batch)

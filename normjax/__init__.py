@@ -1,7 +1,8 @@
 """Normalization of deep networks in JAX: layers, a data-parallel training loop, studies."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normjax.lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
@@ -70,11 +71,7 @@ if TYPE_CHECKING:
     from normjax.pruning import prune
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'normjax' has no attribute {name!r}")
-    module = importlib.import_module(_PUBLIC[name])
-    return module if _PUBLIC[name] == f"normjax.{name}" else getattr(module, name)
+__getattr__ = lazy_names(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ import tyro
 from pydantic import ValidationError
 
 from normjax import cli_runs
+from normjax.compilation_cache import use_compilation_cache
 from normjax.complaints import one_line
 from normjax.detection.config import DetectionConfig
 from normjax.errors import UserError
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Orbax warns of each checkpoint that has no validation, and logs with tracebacks what it raises anyway.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        _parse(arguments)()
+        command = _parse(arguments)
+        use_compilation_cache()
+        command()
     except StoppedError as stopped:
         print(stopped)
     except UserError as error:

@@ -25,12 +25,13 @@ install_import_hook("normjax.functional", "beartype.beartype")
 def compiled_once(tmp_path_factory) -> Iterator[None]:
     """Keeps what was compiled for all tests of this process.
 
-    Those that it starts run together, and one might read what another is writing: JAX does not rename what is whole.
+    The commands that it starts run together, and keep theirs under a lock: JAX does not rename what is whole.
     """
     folder = tmp_path_factory.mktemp("compiled")
     compilation_cache.reset_cache()  # without a folder so far
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    os.environ["NORMJAX_COMPILATION_CACHE"] = str(tmp_path_factory.mktemp("compiled_by_commands"))
     yield
     shutil.rmtree(folder)
 

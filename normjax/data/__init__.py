@@ -1,7 +1,8 @@
 """Data sets with random access, their splits, and the pipeline that makes batches of them."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normjax.lazy_names import lazy_names
 
 # Imported when first used: who reads the options of the data needs neither Grain nor pictures.
 _PUBLIC = {
@@ -53,7 +54,4 @@ if TYPE_CHECKING:
     from normjax.data.streams import make_stream
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'normjax.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"normjax.data.{_PUBLIC[name]}"), name)
+__getattr__ = lazy_names(__name__, {name: f"{__name__}.{module}" for name, module in _PUBLIC.items()})

@@ -70,13 +70,16 @@ class NormConfig(Section):
 
     @model_validator(mode="after")
     def _options_fit(self) -> "NormConfig":
-        from normjax.linen.factory import shares_batches
+        # Without options there is nothing to check, and help and most mistakes are answered without JAX.
+        if self.options:
+            self.factory()
+        if self.sync_devices is not None:
+            from normjax.linen.factory import shares_batches
 
-        self.factory()
-        if self.sync_devices is not None and not shares_batches(self.name):
-            raise ValueError(
-                f"sync_devices={self.sync_devices} has no meaning with name={self.name}, which shares nothing"
-            )
+            if not shares_batches(self.name):
+                raise ValueError(
+                    f"sync_devices={self.sync_devices} has no meaning with name={self.name}, which shares nothing"
+                )
         return self
 
     def factory(self) -> Callable[..., Any]:
@@ -100,7 +103,8 @@ class WeightNormConfig(Section):
 
     @model_validator(mode="after")
     def _options_fit(self) -> "WeightNormConfig":
-        self.factory()
+        if self.options:
+            self.factory()
         if self.initialize_from is not None and (self.name == "none" or not self.options.get("use_scale", True)):
             raise ValueError(
                 f"initialize_from={self.initialize_from} sets scales, and there are none with name={self.name}, "

@@ -38,8 +38,7 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
     address = f"127.0.0.1:{_free_port()}"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if devices is not None:
-        flags = environment.get("XLA_FLAGS", "")
-        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+        environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     # A script, or options of Python as in `-m normjax`.
     python = [sys.executable] if command[0].endswith(".py") or command[0].startswith("-") else []
     running: list[subprocess.Popen[str]] = []
