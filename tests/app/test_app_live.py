@@ -21,6 +21,7 @@ from normjax.app.serve import serve
 from normjax.errors import UserError
 
 pytest_plugins = ["app_fixtures"]
+pytestmark = pytest.mark.slow
 
 LONG = {**QUICK, "epochs": 900, "schedule": {"warmup_epochs": 1, "name": "constant"}}
 

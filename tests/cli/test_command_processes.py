@@ -47,6 +47,7 @@ def test_help_names_every_option(process):
         assert f"--{section}" in out
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(process, finished, tmp_path):
     # Nothing is tidied up by a killed process: a lock may stay behind, half a checkpoint, lines after the last one.
     path = tmp_path / "run"

@@ -54,6 +54,7 @@ def test_the_backbone_is_the_one_of_the_run(backbone, monkeypatch, tmp_path):
     assert done.summary["test"]["examples"] == 8
 
 
+@pytest.mark.slow
 def test_a_training_cut_short_ends_as_if_it_had_not(backbone, monkeypatch, tmp_path):
     straight = train_detector(config(), backbone, tmp_path / "straight", data_dir=None)
     batches = detection.detection_batches
@@ -74,6 +75,7 @@ def test_a_training_cut_short_ends_as_if_it_had_not(backbone, monkeypatch, tmp_p
     assert (tmp_path / "run" / "detections.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_the_losses_fall(backbone, tmp_path):
     told = io.StringIO()
     train_detector(config(epochs=24), backbone, tmp_path / "run", data_dir=None, console=Console(file=told, width=200))
@@ -84,6 +86,7 @@ def test_the_losses_fall(backbone, tmp_path):
     assert boxes[-1] < 0.8 * boxes[0]
 
 
+@pytest.mark.slow
 def test_another_training_in_the_same_directory_is_refused(backbone, tmp_path):
     train_detector(config(epochs=1), backbone, tmp_path / "run", data_dir=None)
     with pytest.raises(UserError, match="holds the training of another detector; give a new --workdir"):

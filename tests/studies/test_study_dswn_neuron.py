@@ -91,6 +91,7 @@ def test_nothing_is_concluded_before_a_seed_has_all_contenders():
     assert table(tuned()).startswith("Inconclusive")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_the_whole_study_in_small(real_data_dir, tmp_path):
     carry_out_study("dswn-neuron", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)

@@ -117,6 +117,7 @@ def test_a_dense_network_that_is_too_weak_concludes_nothing():
     assert "Inconclusive (wanted: 75 % dense). **cifar10**" in table(results)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_the_whole_study_in_small(real_data_dir, tmp_path):
     carry_out_study("dswn-sparsity", tmp_path, data_dir=real_data_dir, jobs=0, budget=0.01)

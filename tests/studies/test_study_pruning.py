@@ -197,6 +197,7 @@ def test_findings_of_the_transfer_are_those_of_the_numbers():
     assert "Scores of data win at first: not found" in pruning_transfer.table(results)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_both_studies_in_small(real_data_dir, tmp_path, monkeypatch):
     # What it would measure are compilations of many sizes.

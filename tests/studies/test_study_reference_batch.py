@@ -100,6 +100,7 @@ def test_the_tables_that_are_shown_are_those_of_the_numbers_that_are_kept(name):
     assert (RESULTS / f"{name}.md").read_text() == find_study(name).table(results)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_the_whole_study_in_small(real_data_dir, tmp_path):
     # A hundredth of the budget: every stream, tables and figures.

@@ -70,6 +70,7 @@ def test_without_a_whole_seed_nothing_is_concluded():
     assert table(results).startswith("Inconclusive")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_the_whole_study_in_small(mnist_dir, tmp_path):
     carry_out_study("reference-batch-transfer", tmp_path, data_dir=mnist_dir, jobs=0, budget=0.01)

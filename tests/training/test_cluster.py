@@ -23,6 +23,7 @@ from normjax.training.cluster import LOST, join_cluster, on_first, own_shard, su
 from normjax.training.evaluate import restore_run
 
 pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MEMBER = Path(__file__).with_name("cluster_member.py")

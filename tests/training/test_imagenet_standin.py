@@ -19,6 +19,7 @@ SMALLER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tqdm.*")  # TFDS shows its bars through it while it writes the stand-in
 def test_the_imagenet_config_trains_on_a_standin(tmp_path):
     write_standin(tmp_path / "data", "imagenet2012", sizes={"train": 24, "validation": 11})

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_killed_runs_end_with_the_bits_of_one_that_was_not():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kills", "--kills", "3", "--while-saving", "2"],
