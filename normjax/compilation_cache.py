@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 SWITCH = "NORMJAX_COMPILATION_CACHE"  # a directory, or off
 _LARGEST_MIB = 2048
@@ -15,29 +15,28 @@ _PATIENCE_SECONDS = 10.0
 
 
 def use_compilation_cache() -> None:
-    """Tells JAX, by its environment variables, to keep what it compiles; to be called before JAX is imported.
+    """Sets the environment variables by which JAX keeps what it compiles; to be called before JAX is imported.
 
     The directory is the user's cache directory, or that of the environment variable ``NORMJAX_COMPILATION_CACHE``;
-    ``off`` keeps nothing. A cache that the user gave JAX is left as it is. The least recently used programs go when
-    there are more than 2 GiB. Runs side by side may share it. If the directory cannot be written, one line on stderr
-    says so, and nothing is kept.
+    ``off`` keeps nothing. A cache that the user gave JAX is left as it is, as are limits of it. The least recently used
+    programs go when there are more than 2 GiB. Runs side by side may share it. If the directory cannot be written, one
+    line on stderr reports it, and nothing is kept.
     """
     choice = os.environ.get(SWITCH, "")
     if choice == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ or "jax" in sys.modules:
         return
-    folder = (Path(choice) if choice else _user_cache() / "normjax" / "programs") / _machine()
     try:
+        folder = Path(choice or _user_cache() / "normjax" / "programs") / _machine()
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lockfile", timeout=_PATIENCE_SECONDS):  # as JAX names it
             _remove_unfinished(folder)
-    except (OSError, Timeout) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"normjax: compiled programs are not kept: {folder}: {reason}", file=sys.stderr)
+    except (OSError, RuntimeError) as error:  # also a lock that is held, and a user without a home directory
+        print(f"normjax: compiled programs are not kept: {error}", file=sys.stderr)
         os.environ[SWITCH] = "off"  # for processes that this one starts
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(_LARGEST_MIB * 2**20)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(_LEAST_SECONDS)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_LARGEST_MIB * 2**20))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_LEAST_SECONDS))
 
 
 def _user_cache() -> Path:

@@ -64,7 +64,6 @@ def cpu_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
       >>> print(step(jax.numpy.ones((1, 1, 1, 1)), jax.numpy.ones((2, 1, 2, 2))))
       [[[[16.]]]]
     """
-
     return _with(_convolution_p, function)
 
 
